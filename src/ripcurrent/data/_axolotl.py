@@ -26,22 +26,12 @@ _ROLES = {"user": ["human", "user"], "assistant": ["gpt", "assistant"], "system"
 _DEFAULT, _FALLBACK = "tokenizer_default", "tokenizer_default_fallback_"
 _FACTS = facts_of("axolotl")
 _TEMPLATES = _FACTS["templates"]
-_TASK = "Below is an instruction that describes a task{}. Write a response that appropriately completes the request."
-_WITH_INPUT = _TASK.format(", paired with an input that provides further context")
-_ALPACA = {
-    "alpaca": ("{system}\n\n### Instruction:\n{instruction}\n\n", "### Input:\n{input}\n\n", "### Response:\n"),
-    "alpaca:chat": ("SYSTEM: {system}\nUSER: {instruction}\n", "{input}\n", "ASSISTANT:"),
-}
-"""Text before an answer: its beginning, what stands there with an input alone, its end."""
-
 _WHOLE = ("train_on_inputs", "eot_tokens", "chat_template_kwargs", "excess_length_strategy", "min_sample_len")
 """Options of the whole file that are held."""
 
 
 class Axolotl(TrainedTokens):
     """Axolotl's supervised fine-tuning; `from_config` reads its YAML. Packing does not change what a row trains."""
-
-    trainer = "axolotl"
 
     type: Literal["chat_template", "alpaca", "alpaca:chat", "completion", "input_output"] = "chat_template"
     """``type`` of the dataset."""
@@ -125,9 +115,9 @@ class Axolotl(TrainedTokens):
 
     def _alpaca(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Labelled:
         self._require(fields, "instruction", "output")
-        opening, middle, closing = _ALPACA[self.type]
+        opening, middle, closing = _FACTS["alpaca"][self.type]
         given = fields.get("input")
-        system = _WITH_INPUT if given else _TASK.format("")
+        system = _FACTS["task"].format(_FACTS["with_input"] if given else "")
         asked = opening.format(system=system, instruction=plain_text(fields["instruction"]))
         asked += middle.format(input=plain_text(given)) if given else ""
         prompt = _with_specials(asked + closing, tokenizer, max_tokens)

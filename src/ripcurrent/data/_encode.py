@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -340,17 +340,11 @@ def encode_windows(
 
 def window_starts(windows: Iterable[EncodedRow]) -> list[int]:
     """The place in the document of each window's first token."""
-    starts, at = [], 0
-    for window in windows:
-        starts.append(at)
-        at += max(0, len(window.tokens) - 1)
-    return starts
+    return list(accumulate((max(0, len(window.tokens) - 1) for window in windows), initial=0))[:-1]
 
 
 class OpenAI(TrainedTokens):
     """OpenAI's supervised fine-tuning. Its tokens are not known: these are the local model's, of the same turns."""
-
-    trainer = "openai"
 
     def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
         if "messages" not in fields:

@@ -177,6 +177,12 @@ def pick(
             yield held[index]
 
 
+def require_rows(indices: Sequence[int], rows: int) -> None:
+    """Raise `RipcurrentError` for an index that is no row."""
+    if wrong := [index for index in indices if not 0 <= index < rows]:
+        raise no_such_row(wrong[0])
+
+
 def _cannot_read(path: Path, error: OSError) -> RipcurrentError:
     return RipcurrentError(
         f"{path} cannot be read: {error.strerror or error}.", "Check the path and its permissions, or fetch it again."

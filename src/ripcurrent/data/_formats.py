@@ -22,7 +22,7 @@ _TRAINED = ("weight", "loss", "train", "training")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _PRINTED = {"assistant": THOUGHTS, "tool": ("tool_call_id", "name")}
 """Keys of a turn that chat templates print beside its text."""
-_BETTER, _WORSE = {"chosen", "preferred_output"}, {"rejected", "rejected_response", "non_preferred_output"}
+_BETTER, WORSE = {"chosen", "preferred_output"}, ("rejected", "non_preferred_output", "rejected_response")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a pair: text that cannot be written as UTF-8."""
 
@@ -276,7 +276,7 @@ def view(record: Fields, mapping: Mapping[str, str]) -> Fields:
         return record
     taken = {column if column in record else column.partition(".")[0] for column in mapping.values()} & _OPTIONAL
     if not _BETTER.isdisjoint(mapping.values()):
-        taken |= _BETTER | _WORSE | ({"prompt"} if "messages" in mapping else set())
+        taken |= _BETTER | set(WORSE) | ({"prompt"} if "messages" in mapping else set())
     own = {name: value for name, value in record.items() if name not in taken}
     return {**own, **{field: lookup(record, column)[1] for field, column in mapping.items()}}
 

@@ -25,8 +25,7 @@ Turn = tuple[str, str]
 
 _FACTS = facts_of("llamafactory")
 _COLUMNS, _TAGS = _FACTS["columns"], _FACTS["tags"]
-_ROLES = {"user_tag": "user", "assistant_tag": "assistant", "observation_tag": "observation",
-          "function_tag": "function", "system_tag": "system"}  # fmt: skip
+_ROLES = {tag: tag.removesuffix("_tag") for tag in _TAGS if tag not in ("role_tag", "content_tag")}
 _ASKING, _ANSWERING = ("user", "observation"), ("assistant", "function")
 _THINKING_OFF = "detailed thinking off"
 _THOUGHT = ("<think>\n", "\n</think>\n\n")
@@ -37,8 +36,6 @@ _OF_ROWS = ("formatting", "columns", "tags")
 
 class LlamaFactory(TrainedTokens):
     """LLaMA-Factory's supervised fine-tuning; `from_config` reads its own files."""
-
-    trainer = "llamafactory"
 
     template: str | None = None
     """Name of the template; without one it is taken from the tokenizer's chat template, as LLaMA-Factory does."""
@@ -158,11 +155,11 @@ class LlamaFactory(TrainedTokens):
         discards = template.reasons and self.mask_history and not self.preserve_thinking
         if template.reasons:
             for place in answers if self.enable_thinking is False else answers[:-1] if discards else ():
-                contents[place] = _without_thought(contents[place])
+                contents[place] = re.sub(".*?".join(_THOUGHT), "", contents[place], flags=re.DOTALL).lstrip("\n")
         pieces = []
         for place, ((role, _), content) in enumerate(zip(turns, contents, strict=True)):
             number = place // 2 if role == "user" and not template.joins_system else None
-            slots = _filled(template.slots_of(role), content, number)
+            slots = _filled(getattr(template, role) or template.user, content, number)
             pieces.append(encode(template.prefix + slots if place == 0 else slots))
         if template.reasons:
             thought = encode(("".join(_THOUGHT),))
@@ -292,11 +289,7 @@ def _encoder(tokenizer: PreTrainedTokenizerBase, template: TurnTemplate) -> Call
     missing = [word for word in template.stop_words if word not in known]
     own = "".join((*template.user, *template.assistant))
     if added := [word for word in missing if word in own]:
-        raise RipcurrentError(
-            f"LLaMA-Factory adds {', '.join(added)} to the vocabulary of {tokenizer.name_or_path}, "
-            "which the model does not have.",
-            "Name the template that is the model's own.",
-        )
+        raise _not_in_vocabulary(", ".join(added), tokenizer)
 
     def encode(slots: Slots) -> list[int]:
         ids: list[int] = []
@@ -312,20 +305,17 @@ def _encoder(tokenizer: PreTrainedTokenizerBase, template: TurnTemplate) -> Call
     return encode
 
 
+def _not_in_vocabulary(tokens: str, tokenizer: PreTrainedTokenizerBase) -> RipcurrentError:
+    said = f"LLaMA-Factory adds {tokens} to the vocabulary of {tokenizer.name_or_path}, which the model does not have."
+    return RipcurrentError(said, "Name the template that is the model's own.")
+
+
 def _special(tokenizer: PreTrainedTokenizerBase, slot: str) -> list[int]:
     """The first token of a text, where the tokenizer has one, or the last."""
     token = tokenizer.bos_token_id if slot == BOS else tokenizer.eos_token_id
     if token is None and slot == EOS:
-        raise RipcurrentError(
-            f"LLaMA-Factory adds an end of text to the vocabulary of {tokenizer.name_or_path}, which has none.",
-            "Name the template that is the model's own.",
-        )
+        raise _not_in_vocabulary("an end of text", tokenizer)
     return [] if token is None else [int(token)]
-
-
-def _without_thought(content: str) -> str:
-    opening, closing = map(re.escape, _THOUGHT)
-    return re.sub(f"{opening}(.*?){closing}", "", content, flags=re.DOTALL).lstrip("\n")
 
 
 def _filled(slots: Slots, content: str, number: int | None = None) -> Slots:

@@ -50,10 +50,6 @@ class TurnTemplate(NamedTuple):
         slots: Fields = {key: tuple(one) if isinstance(one, list) else one for key, one in given.items()}
         return cls(**slots)
 
-    def slots_of(self, role: str) -> Slots:
-        """Those of a user's, an assistant's or a tool's turn."""
-        return {"user": self.user, "assistant": self.assistant, "observation": self.observation or self.user}[role]
-
 
 TEMPLATES = {name: TurnTemplate.of(given) for name, given in facts_of("llamafactory")["templates"].items()}
 """Templates by LLaMA-Factory's names."""
@@ -100,13 +96,11 @@ def _derived(tokenizer: PreTrainedTokenizerBase, text: str) -> TurnTemplate:
 
 def _added(short: str, long: str) -> str:
     """Characters of ``long`` that remain when those of ``short`` are taken from it one after the other."""
-    added, place = "", 0
-    for character in long:
-        if place == len(short):
-            break
-        if short[place] == character:
-            place += 1
-        else:
+    added = ""
+    for character in long if short else "":
+        if short[:1] == character:
+            short = short[1:]
+        elif short:
             added += character
     return added
 

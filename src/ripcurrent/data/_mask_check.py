@@ -310,6 +310,8 @@ def _notes(reports: Sequence[MaskReport], tokenizer: PreTrainedTokenizerBase) ->
     for one in reports:
         if one.trained_rows and one.prompts_trained == one.trained_rows:
             yield f"{one.trainer} trains every token, the prompts included."
+        if ",packing=true" in one.trainer and one.trainer.startswith("llamafactory") and "neat" not in one.trainer:
+            yield f"{one.trainer}: a packed row sees the rows before it, which scores of single rows leave out."
         if one.turns_without_loss:
             yield f"{one.trainer} trains nothing of {one.turns_without_loss} of {one.turns} assistant turns."
         if one.trained_rows and one.ends_trained < one.trained_rows / 2:

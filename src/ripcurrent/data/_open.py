@@ -43,19 +43,15 @@ def open_container(path: str) -> Container:
             return FileParts(path, files)
         raise RipcurrentError(f"No file fits {path}.", "Check the pattern, and that it stands in quotation marks.")
     if file.is_dir():
-        parts = [] if is_saved(file) else _files_of(file)
+        # hidden ones and _… are not data
+        files = sorted(one for one in file.iterdir() if one.is_file() and one.name[0] not in "._")
+        parts = [one for one in files if plain_suffix(one) in (".jsonl", ".parquet") and not is_saved(file)]
         return FileParts(path, parts) if parts else SavedFolder(file)
     if not file.exists():
         raise RipcurrentError(f"{path} does not exist.", "Check the path; a hub dataset is written hf:owner/name.")
     if file.stat().st_size == 0:
         raise RipcurrentError(f"{path} is empty.", "Check that it is the file you mean.")
     return _open_file(file)
-
-
-def _files_of(folder: Path) -> list[Path]:
-    """The JSON-lines and Parquet files directly in a folder, by name; hidden ones and ``_…`` are not data."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name[0] not in "._")
-    return [file for file in files if plain_suffix(file) in (".jsonl", ".parquet")]
 
 
 def _open_file(file: Path) -> OneFile:
@@ -123,8 +119,7 @@ class FileParts(Container):
         schema = self._parquet[0].schema
         for part in self._parquet:
             try:
-                if not part.schema.equals(schema):
-                    schema = pa.unify_schemas([schema, part.schema], promote_options="permissive")
+                schema = pa.unify_schemas([schema, part.schema], promote_options="permissive")
             except pa.ArrowException as error:
                 raise RipcurrentError(
                     f"{part.path} has other columns than {self.files[0]}: {str(error).splitlines()[0]}",

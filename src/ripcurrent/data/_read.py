@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from ripcurrent.data._files import Container, is_packed, no_such_row, plain_suffix, sampled_sha256
+from ripcurrent.data._files import Container, is_packed, plain_suffix, require_rows, sampled_sha256
 from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, check_mapping, tool_definitions, view
 from ripcurrent.data._open import SUFFIXES, open_container
 from ripcurrent.data._sniff import find_format, sniff
@@ -66,14 +66,8 @@ class Dataset:
     def at(self, numbers: Collection[int]) -> Iterator[Row]:
         """The rows of these numbers, in order, read in a stream up to the last of them."""
         wanted = set(numbers)
-        if not wanted:
-            return
-        last = max(wanted)
-        for row in self.iter_from(min(wanted)):
-            if row.index in wanted:
-                yield row
-            if row.index >= last:
-                return
+        first, last = min(wanted, default=0), max(wanted, default=-1)
+        yield from (row for row in islice(self.iter_from(first), last + 1 - first) if row.index in wanted)
 
     def count_and_hash(self) -> tuple[int, str]:
         """Number of rows, and SHA-256: of the file as it lies on disk, or of the rows where there is no one file.
@@ -98,18 +92,14 @@ class Dataset:
 
         False where they cannot be found now, as when a network disk is gone.
         """
+        named = (self.format, self._mapping, self._spec)
         try:
-            if self._stamps == self._stamp_files():
-                return False
-        except OSError:
-            return False
-        try:
-            named = (self.format, self._mapping, self._spec)
-            now = read_rows(self.path, *named, limit=self._limit, any_fields=True)
-            return now.count_and_hash() != self.count_and_hash()
-        except RipcurrentError:
-            # saved halfway
-            return True
+            return self._stamps != self._stamp_files() and self.count_and_hash() != (
+                read_rows(self.path, *named, limit=self._limit, any_fields=True).count_and_hash()
+            )
+        except (OSError, RipcurrentError) as error:
+            # else saved halfway
+            return not isinstance(error, OSError)
 
     def _stamp_files(self) -> list[tuple[int, int]]:
         """Size and time of change of each file; none of a hub dataset."""
@@ -149,9 +139,7 @@ class Dataset:
         """
         destination = Path(destination)
         chosen = [int(index) for index in indices]
-        for index in chosen:
-            if index < 0 or (self._limit is not None and index >= self._limit):
-                raise no_such_row(index)
+        require_rows(chosen, 2**60 if self._limit is None else self._limit)
         expected = plain_suffix(Path(f"rows{self.suffix}"))
         found = plain_suffix(destination)
         plain = destination.stem if is_packed(destination) else destination.name

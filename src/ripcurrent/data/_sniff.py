@@ -2,15 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ripcurrent.data._formats import ELSEWHERE, FIELDS, FORMATS, Format, Unusable, nearest, view
+from ripcurrent.data._formats import ELSEWHERE, FIELDS, FORMATS, WORSE, Format, Unusable, nearest, view
 from ripcurrent.data._spec import RowSpec, as_list, lookup
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
 _ANSWERS = {form.needed[-1] for form in FORMATS.values() if form.needed}
 """Fields that hold what is trained."""
-_WORSE = ("rejected", "non_preferred_output")
-"""Columns of the worse answer of a pair; ms-swift's ``rejected_response`` is one too, and other trainers ignore it."""
 
 
 def find_format(name: str) -> Format:
@@ -45,7 +43,8 @@ def sniff(
         return FORMATS[name]
     seen = list(dict.fromkeys(columns or [str(key) for record in records for key in record]))
     _require_columns(path, records, seen, mapping.values())
-    _require_no_pairs(path, records, mapping, _WORSE if any_fields else (*_WORSE, "rejected_response"))
+    # a trainer ignores ms-swift's ``rejected_response``
+    _require_no_pairs(path, records, mapping, WORSE[:2] if any_fields else WORSE)
     views = [view(record, mapping) for record in records]
     present = {field for one in views for field in one}
     # a field that is there and null says nothing: merged datasets have all columns of all parts in every row

@@ -21,6 +21,7 @@ _FACTS = facts_of("swift")
 _COLUMNS, _ROLES = ({one: name for name, all_ in _FACTS[part].items() for one in all_} for part in ("columns", "roles"))
 _CHATS = dict.fromkeys(_TURNS, "messages") | dict.fromkeys(_FACTS["columns"]["system"], "system")
 _MEDIA = {one: f"{kind}s" for kind in ("image", "audio", "video") for one in (kind, f"{kind}s")}
+_KEYS, _SIDES = {"from": "role", "value": "content"}, {"human": "user", "gpt": "assistant", "bot": "assistant"}
 _NO_THOUGHT = "<think>\n\n</think>\n\n"
 
 
@@ -40,7 +41,6 @@ class SwiftTemplate(NamedTuple):
 
 
 TEMPLATES = {name: SwiftTemplate(**given) for name, given in _FACTS["templates"].items()}
-_EXTRA_STOPS = {"qwen", "qwen2_5", "qwen3", "qwen3_nothinking"}
 
 
 class _Turn(NamedTuple):
@@ -55,8 +55,6 @@ class _Turn(NamedTuple):
 class Swift(TrainedTokens):
     """ms-swift's supervised fine-tuning with its own template backend, the only one that it trains with."""
 
-    trainer = "swift"
-
     template: str | None = None
     """Name of the template; ms-swift takes it from its list of models, which is not held, so it must be named."""
     system: str | None = None
@@ -68,12 +66,8 @@ class Swift(TrainedTokens):
 
     def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
         if self.template not in TEMPLATES:
-            raise RipcurrentError(
-                f"ms-swift's template {self.template} is not held."
-                if self.template
-                else "ms-swift's template must be named: which one a model has stands in a list that is not held.",
-                f"Name one: template=NAME, of {', '.join(TEMPLATES)}",
-            )
+            said = f"{self.template} is not held" if self.template else "must be named: its list of models is not held"
+            raise RipcurrentError(f"ms-swift's template {said}.", f"Name one: template=NAME, of {', '.join(TEMPLATES)}")
         template = TEMPLATES[self.template]
         system, turns = _messages(fields)
         turns = self._thoughts(turns, template)
@@ -135,7 +129,7 @@ class Swift(TrainedTokens):
                 bears = loss or (loss is None and (self.loss_scale != "last_round" or is_last))
                 pieces.append((part, (1.0 if scale is None else scale) if bears else 0.0))
             stops = [template.closing.strip(), tokenizer.eos_token]
-            stops += ["<|endoftext|>"] if self.template in _EXTRA_STOPS else []
+            stops += ["<|endoftext|>"] if str(self.template).startswith("qwen") else []
             if not is_last:
                 pieces.append((template.between, other))
             elif not after and not answer.parts[-1].endswith(tuple(filter(None, stops))):
@@ -201,20 +195,15 @@ def _turn(role: str, content: object, loss: object = None, scale: object = None)
     return _Turn(role, [plain_text(content)], [(loss, scale)])
 
 
-def _with_keys(message: Fields, names: Mapping[str, str]) -> Fields:
-    return {names.get(key, key): value for key, value in message.items()}
-
-
 def _chat(row: Fields) -> list[_Turn]:
     """Turns with ``role`` or ``from``, or pairs of ``user`` and ``assistant``."""
     messages = _literal(row.get("messages"))
     if not messages:
         return []
     system = [] if row.get("system") is None else [_turn("system", row["system"])]
-    renamed = [_with_keys(message, {"from": "role", "value": "content"}) for message in mappings(messages)]
+    renamed = [{_KEYS.get(key, key): value for key, value in message.items()} for message in mappings(messages)]
     if not {"role", "content"} & set(renamed[0]):
-        names = {"human": "user", "gpt": "assistant", "bot": "assistant"}
-        pairs = [_with_keys(message, names) for message in renamed]
+        pairs = [{_SIDES.get(key, key): value for key, value in message.items()} for message in renamed]
         return system + [_turn(role, pair.get(role)) for pair in pairs for role in ("user", "assistant")]
     turns = []
     for message in renamed:

@@ -10,7 +10,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ripcurrent.data._files import Container, OneFile, is_packed, no_such_row, pick, reading, writing
+from ripcurrent.data._files import Container, OneFile, is_packed, pick, reading, require_rows, writing
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -147,8 +147,7 @@ class ArrowFile(OneFile):
         """Those rows as a stream with the file's schema and its metadata."""
         import pyarrow as pa
 
-        if past := [index for index in indices if index >= len(self._data)]:
-            raise no_such_row(past[0])
+        require_rows(indices, len(self._data))
         with writing(destination) as file, pa.ipc.new_stream(file, self._data.data.schema) as writer:
             for first in range(0, len(indices), _GROUP):
                 writer.write_table(self._data[list(indices[first : first + _GROUP])])
@@ -194,9 +193,7 @@ class SavedFolder(Container):
         import datasets
 
         data = self._load()
-        for index in indices:
-            if not 0 <= index < len(data):
-                raise no_such_row(index)
+        require_rows(indices, len(data))
         part = destination.with_name(destination.name + ".part")
         shown = datasets.is_progress_bar_enabled()
         datasets.disable_progress_bars()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -36,6 +36,11 @@ class TrainedTokens(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     trainer: ClassVar[str]
+    """Its name: that of the class in lower case."""
+
+    def __init_subclass__(cls, **how: Any) -> None:
+        super().__init_subclass__(**how)
+        cls.trainer = cls.__name__.lower()
 
     def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
         """What the trainer makes of a record, cut to ``max_tokens`` as it cuts.
@@ -62,16 +67,12 @@ def _in_a_line(value: object) -> str:
 class Completion(TrainedTokens):
     """Ours: the chat template's rendering of the whole row, of which the assistant's turns are trained."""
 
-    trainer = "completion"
-
     turns: Literal["all", "last"] = "all"
     """Assistant turns that are trained."""
 
 
 class Tokenized(TrainedTokens):
     """Rows that a trainer has tokenized: ``input_ids`` and ``labels``, of which -100 marks what is not trained."""
-
-    trainer = "tokenized"
 
     def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
         ids, labels, positions, attended = (
@@ -113,8 +114,6 @@ class Tokenized(TrainedTokens):
 class Torchtune(TrainedTokens):
     """Rows of ``tokens`` and ``labels`` as torchtune's data sets hand them out, each label being the next token."""
 
-    trainer = "torchtune"
-
     def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
         if "tokens" not in fields:
             raise RipcurrentError(
@@ -151,17 +150,13 @@ def _integers(values: object) -> list[int]:
     return values
 
 
-_POLICIES: dict[str, type[TrainedTokens]] = {one.trainer: one for one in (Completion, Tokenized, Torchtune)}
-_ELSEWHERE = {
-    "trl": ("ripcurrent.data._trl", "Trl"),
-    "llamafactory": ("ripcurrent.data._llamafactory", "LlamaFactory"),
-    "axolotl": ("ripcurrent.data._axolotl", "Axolotl"),
-    "swift": ("ripcurrent.data._swift", "Swift"),
-    "openai": ("ripcurrent.data._encode", "OpenAI"),
-    "unsloth": ("ripcurrent.data._trl", "Unsloth"),
-}
-"""Module and class of the policies that are read when they are asked for."""
-TRAINERS = (*_POLICIES, *_ELSEWHERE)
+_MODULES = {
+    "_trained_tokens": ("Completion", "Tokenized", "Torchtune"), "_trl": ("Trl", "Unsloth"), "_encode": ("OpenAI",),
+    "_llamafactory": ("LlamaFactory",), "_axolotl": ("Axolotl",), "_swift": ("Swift",),
+}  # fmt: skip
+"""Where the policies are, which are read when they are asked for."""
+_POLICIES = {kind.lower(): (module, kind) for module, kinds in _MODULES.items() for kind in kinds}
+TRAINERS = tuple(_POLICIES)
 
 
 def is_training_file(text: str) -> bool:
@@ -203,12 +198,8 @@ def trained_tokens(text: str) -> TrainedTokens:
     name, *rest = text.strip().split(",", 1)
     if name not in TRAINERS:
         raise RipcurrentError(f"No trainer is named {name!r}.", f"Trainers: {', '.join(TRAINERS)}")
-    policy: type[TrainedTokens]
-    if name in _POLICIES:
-        policy = _POLICIES[name]
-    else:
-        module, kind = _ELSEWHERE[name]
-        policy = getattr(import_module(module), kind)
+    module, kind = _POLICIES[name]
+    policy: type[TrainedTokens] = getattr(import_module(f"ripcurrent.data.{module}"), kind)
     options = {}
     # a comma inside a value is followed by no other option
     for pair in re.split(r",(?=\s*\w+\s*=)", rest[0]) if rest else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TURNS = ("prompt", "completion", "chosen", "rejected", "messages")
-_CALL = {"add_generation_prompt", "continue_final_message", "max_length", "padding", "return_assistant_tokens_mask",
-         "return_dict", "return_tensors", "sanitize_control_tokens", "tokenize", "tokenizer_kwargs", "truncation",
-         "chat_template", "tools"}  # fmt: skip
-"""Arguments of the call that renders a row, which a row's ``chat_template_kwargs`` may not set here."""
-
-_KNOWN = facts_of("trl")["templates"]
+_FACTS = facts_of("trl")
+_KNOWN = _FACTS["templates"]
 """Templates without `{% generation %}` that TRL exchanges for training, by SHA-256: what stands before a trained turn
 ("": nothing, its own header is trained too), and what TRL's own template renders otherwise."""
 
@@ -43,8 +39,6 @@ class Trl(TrainedTokens):
 
     Rows are read as `load_dataset` reads a JSON file; `Dataset.from_list` fills in nulls that a template may print.
     """
-
-    trainer = "trl"
 
     assistant_only_loss: bool = False
     """Train the assistant's turns alone, which the chat template has to mark with `{% generation %}`."""
@@ -155,7 +149,7 @@ class _Rendering:
             tools = json.loads(tools) if isinstance(tools, str) else tools
         except ValueError as error:
             raise Unusable("invalid_conversation") from error
-        if not isinstance(variables, Mapping) or _CALL & set(variables):
+        if not isinstance(variables, Mapping) or set(_FACTS["call"]) & set(variables):
             raise Unusable("invalid_conversation")
         template, original = None, default_template(tokenizer) or ""
         if self.masked and not _GENERATION.search(original):
@@ -234,16 +228,13 @@ def _chatml(fields: Fields) -> Fields:
     first = turns[0] if isinstance(turns, list) and turns else None
     if not (isinstance(first, Mapping) and "from" in first and "value" in first):
         return fields
-    names = {"from": "role", "value": "content"}
-
-    def renamed(turn: object) -> object:
-        return {names.get(key, key): value for key, value in turn.items()} if isinstance(turn, Mapping) else turn
-
     read = {name: value for name, value in fields.items() if name != "conversations"} | {"messages": turns}
-    return {
-        name: [renamed(turn) for turn in value] if name in _TURNS and isinstance(value, list) else value
-        for name, value in read.items()
-    }
+    return read | {name: _renamed(read[name]) for name in _TURNS if isinstance(read.get(name), list)}
+
+
+def _renamed(turns: Iterable[object]) -> list[object]:
+    names = {"from": "role", "value": "content"}
+    return [{names.get(key, key): one[key] for key in one} if isinstance(one, Mapping) else one for one in turns]
 
 
 def are_turns(value: object) -> bool:
@@ -282,8 +273,6 @@ def _require_columns(fields: Fields, text_field: str) -> None:
 
 class Unsloth(TrainedTokens):
     """Unsloth's fine-tuning with `train_on_responses_only`; messages become texts by the model's chat template."""
-
-    trainer = "unsloth"
 
     instruction_part: str | None = None
     """What opens a question."""
@@ -324,9 +313,7 @@ class Unsloth(TrainedTokens):
                 tools = as_list(fields.get("tools"))
                 text = rendered(tokenizer, fields["messages"], generation_prompt=False, tools=tools)
         elif self.dataset_text_field not in fields or {"prompt", "completion"} <= set(fields):
-            hint = (
-                "Give the text that the training makes of a row: --trainer unsloth,dataset_text_field=COLUMN"
-            )
+            hint = "Give the text that the training makes of a row: --trainer unsloth,dataset_text_field=COLUMN"
             raise unread("Unsloth", f"{self.dataset_text_field}, messages or tokens here", fields, hint)
         bos = tokenizer.bos_token
         begun = bos is not None and (plain_text(text).startswith(bos) or bos in (default_template(tokenizer) or ""))
