@@ -19,7 +19,7 @@ class RowOptions(Options):
     """Which rows are read, and which of their tokens bear loss."""
 
     trainer: str = Field(default="completion", json_schema_extra={"metavar": "NAME[,OPTION=VALUE]"})
-    """Trainer whose tokens bear loss: trl, axolotl, llamafactory, swift, openai, with options, or its YAML file."""
+    """Trainer whose tokens bear loss (trl, unsloth, axolotl, llamafactory, swift, torchtune, openai), or its YAML."""
     max_tokens: int = Field(default=1024, ge=8)
     """Truncate rows to N tokens; such rows are marked."""
     limit: int | None = Field(default=None, ge=1)
