@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError, model_validator
 
@@ -342,11 +342,11 @@ def _v1(fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> 
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special and len(str(token)) > 1]
     messages, tools = mappings(fields.get("messages")), from_json(fields.get("tools"))
     turns = [_v1_turn(message, sorted(special, key=len, reverse=True)) for message in messages]
-    how: dict[str, Any] = {"tools": tools if isinstance(tools, list) or not tools else [tools]}
+    tools = tools if isinstance(tools, list) or not tools else [tools]
 
-    def tokens(end: int, *, opens: bool) -> list[int]:
+    def tokens(end: int, thinks: bool, *, opens: bool) -> list[int]:
         with template_errors(tokenizer):
-            text = rendered(tokenizer, turns[:end], generation_prompt=opens, **how)
+            text = rendered(tokenizer, turns[:end], generation_prompt=opens, tools=tools, enable_thinking=thinks)
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     ids: list[int] = []
@@ -354,8 +354,8 @@ def _v1(fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> 
     for end, (turn, message) in enumerate(zip(turns, messages, strict=True)):
         weight = message.get("loss_weight", 1.0)
         if turn["role"] == "assistant" and weight > 1e-6:
-            how["enable_thinking"] = "reasoning_content" in turn
-            before, through = tokens(end, opens=True), tokens(end + 1, opens=False)
+            thinks = "reasoning_content" in turn
+            before, through = tokens(end, thinks, opens=True), tokens(end + 1, thinks, opens=False)
             if through[: len(before)] != before or before[: len(ids)] != ids:
                 raise TemplateMismatch("it renders what is before an answer otherwise than with the answer")
             weights += [0.0] * (len(before) - len(ids)) + [float(weight)] * (len(through) - len(before))

@@ -108,9 +108,9 @@ def read_yaml(path: Path) -> Fields:
 
 
 @cache
-def facts_of(trainer: str) -> dict[str, Any]:
+def facts_of(trainer: str) -> Any:
     """What a trainer has, by the names of ``trainers.yaml``."""
-    return dict(read_yaml(Path(__file__).with_name("trainers.yaml"))[trainer])
+    return read_yaml(Path(__file__).with_name("trainers.yaml"))[trainer]
 
 
 def from_json(text: object) -> Any:
