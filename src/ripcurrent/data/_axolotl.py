@@ -204,7 +204,6 @@ def _with_specials(text: str, tokenizer: PreTrainedTokenizerBase, limit: int, *,
 
 
 _HELD = tuple(name for name in Axolotl.model_fields if name not in (*_WHOLE, "special_tokens"))
-"""Options of a data set that are held."""
 
 
 def from_config(config: Fields) -> tuple[Axolotl, int]:

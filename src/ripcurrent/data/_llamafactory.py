@@ -220,10 +220,7 @@ def from_config(config: Fields, dataset_info: Fields) -> tuple[LlamaFactory, int
         )
     entry = dataset_info[datasets[0]]
     if entry.get("ranking"):
-        raise RipcurrentError(
-            f"The data set {datasets[0]} is of rankings (ranking: true), which supervised fine-tuning does not take.",
-            "Name a data set of conversations.",
-        )
+        raise RipcurrentError(f"The data set {datasets[0]} holds rankings.", "Name a data set of conversations.")
     given = {name: config[name] for name in LlamaFactory.model_fields if name in config and name not in _OF_ROWS}
     given["formatting"] = entry.get("formatting", "alpaca")
     for part, known_names in (("columns", _COLUMNS), ("tags", _TAGS)):
@@ -268,10 +265,8 @@ def _with_thinking_off(system: str, lists_tools: bool) -> str:
     """What ``openai`` formatting adds to the system text."""
     if lists_tools:
         return system and f"{system}\n"
-    if not system:
-        return _THINKING_OFF
     named = _THINKING_OFF in system or "detailed thinking on" in system
-    return system if named else f"{system}\n{_THINKING_OFF}"
+    return system if named else "\n".join(filter(None, (system, _THINKING_OFF)))
 
 
 def _with_system(template: TurnTemplate, turns: list[Turn], system: str) -> tuple[TurnTemplate, list[Turn]]:

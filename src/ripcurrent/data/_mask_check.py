@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
@@ -188,18 +188,29 @@ def _count(
     return found
 
 
+_ADOPTED: list[Callable[[list[Row]], _Counted]] = []
+"""How a worker counts: sent to it once, as to read a tokenizer takes as long as to count a chunk."""
+
+
+def _adopt(count: Callable[[list[Row]], _Counted]) -> None:
+    _ADOPTED.append(count)
+
+
+def _count_here(chunk: list[Row]) -> _Counted:
+    return _ADOPTED[0](chunk)
+
+
 def _parts(count: Callable[[list[Row]], _Counted], chunks: Iterator[list[Row]], processes: int) -> Iterator[_Counted]:
     """What is counted of each chunk, in order; with few chunks in memory at a time."""
     first = list(islice(chunks, 2 * processes))
     if processes < 2 or len(first) < 2 * processes:
-        yield from map(count, first)
-        yield from map(count, chunks)
+        yield from map(count, chain(first, chunks))
         return
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        waiting = deque(pool.submit(count, chunk) for chunk in first)
+    with ProcessPoolExecutor(processes, get_context("spawn"), _adopt, (count,)) as pool:
+        waiting = deque(pool.submit(_count_here, chunk) for chunk in first)
         while waiting:
             yield waiting.popleft().result()
-            waiting.extend(pool.submit(count, chunk) for chunk in islice(chunks, 1))
+            waiting.extend(pool.submit(_count_here, chunk) for chunk in islice(chunks, 1))
 
 
 def _unread(
@@ -253,7 +264,6 @@ class _Tally:
     count: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)
     sums: Counter[str] = field(default_factory=Counter)
-    """By the name of the report's field."""
     kept: list[EncodedRow] = field(default_factory=list)
 
     def add(self, row: Row, result: EncodedRow) -> None:

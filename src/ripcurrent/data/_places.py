@@ -41,10 +41,8 @@ class TokenPlace:
 class _Turn:
     part: TokenPart
     start: int
-    """Where its text begins in the rendering."""
     end: int
     offset: int
-    """Where its text begins in the row's prompt or response."""
 
 
 def token_places(row: Row, encoded: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> list[TokenPlace]:

@@ -49,7 +49,6 @@ class _Turn(NamedTuple):
     role: str
     parts: list[str]
     losses: list[Any]
-    """Of each part: ``loss`` and ``loss_scale`` of the message."""
 
 
 class Swift(TrainedTokens):

@@ -170,17 +170,16 @@ def read_training_file(path: Path) -> tuple[TrainedTokens, int]:
     Raises:
         RipcurrentError: No such file, one of another trainer, or one that sets what is not held.
     """
-    config = read_yaml(path)
+    config, made = read_yaml(path), None
     if "base_model" in config:
-        from ripcurrent.data._axolotl import from_config as from_axolotl
-
-        return from_axolotl(config)
-    if "model_name_or_path" in config and "dataset" in config:
-        from ripcurrent.data._llamafactory import from_config as from_llamafactory
-
+        made = import_module("ripcurrent.data._axolotl").from_config(config)
+    elif "model_name_or_path" in config and "dataset" in config:
         folder = Path(str(config.get("dataset_dir", "data")))
         found = [place / folder / "dataset_info.json" for place in (path.parent, path.parent.parent, Path())]
-        return from_llamafactory(config, read_yaml(next((one for one in found if one.is_file()), found[0])))
+        info = read_yaml(next((one for one in found if one.is_file()), found[0]))
+        made = import_module("ripcurrent.data._llamafactory").from_config(config, info)
+    if isinstance(made, tuple):
+        return made
     raise RipcurrentError(
         f"{path} is no training file of Axolotl (base_model) or LLaMA-Factory (model_name_or_path, dataset).",
         f"Name the trainer with its options: {', '.join(TRAINERS)}.",
