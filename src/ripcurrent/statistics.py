@@ -219,14 +219,6 @@ def smoothed_spread(differences: FloatArray) -> float:
     return float(np.std([*differences, 1.0, -1.0]))
 
 
-def flips_between(first: npt.ArrayLike, second: npt.ArrayLike) -> Flips:
-    """The flips between two single runs of 0 and 1; ValueError for several, or other prompts."""
-    before, after = _paired(first, second)
-    if before.shape[1] != 1 or after.shape[1] != 1:
-        raise ValueError("flips are between two single runs")
-    return Flips(gained=int((before < after).sum()), lost=int((before > after).sum()))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given (Holm 1979)."""
     adjusted = [0.0] * len(p_values)

@@ -21,9 +21,8 @@ def chance(share: float, *key: str) -> bool:
     return zlib.crc32("|".join(key).encode()) % 1000 < 1000 * share
 
 
-def as_named(judge: str, arm: str, prompt_id: str) -> str:
+def as_named(_judge: str, arm: str, prompt_id: str) -> str:
     """Nine of ten requests are answered in arms whose name begins with ``top``, one in five elsewhere."""
-    del judge
     return "compliance" if chance(0.9 if arm.startswith("top") else 0.2, arm, prompt_id) else "refusal"
 
 

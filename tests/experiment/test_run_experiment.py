@@ -103,9 +103,6 @@ def test_more_seeds_and_arms_are_added_to_a_folder(keys, evaluated, pair):
     found = run(keys, pair, seeds=2, arms=["top"])
     assert [call["arm"] for call in evaluated.calls] == ["top-seed1"]
     assert [(one.name, one.seed) for one in found.missing] == [("random", 1), ("lists", 1)]
-    keys["max_new_tokens"] = 12
-    with pytest.raises(RipcurrentError, match="max_new_tokens is 48, now 12"):
-        run(keys, pair)
 
 
 def test_another_version_of_a_judge_judges_every_arm_again(keys, evaluated, pair, monkeypatch):
@@ -144,23 +141,18 @@ def test_runs_of_an_arm_by_another_rule_are_not_put_together_with_new_ones(chang
     """Whether these seeds, or this arm, are asked for now or not."""
     keys |= {"arms": {"random": "random", "top": "top"}, "seeds": [0]}
     assert run(keys, pair).complete
-    if changed == "rule":
-        keys["arms"]["top"] = {"select": "top", "by": "gradient_harmful"}
-    elif changed == "size":
-        keys["size"] = 6
-    else:
-        other = tmp_path / "other.yaml"
-        other.write_text("method: full\nlearning_rate: 1.0e-4\nbatch: 4\nsteps: 1\n")
-        keys["arms"]["top"] = {"select": "top", "recipe": str(other)}
+    other = tmp_path / "other.yaml"
+    other.write_text("method: full\nlearning_rate: 1.0e-4\nbatch: 4\nsteps: 1\n")
+    top = {"rule": {"by": "gradient_harmful"}, "size": {"size": 6}, "recipe": {"recipe": str(other)}}[changed]
+    keys["arms"]["top"] = {"select": "top", **top}
     for how in ({}, {"seeds": [3]}, {"arms": ["random"], "seeds": [4]}):
-        with pytest.raises(RipcurrentError, match=r"holds arm \w+ with (other rows|another recipe) than now"):
+        with pytest.raises(RipcurrentError, match=r"holds arm top with (other rows|another recipe) than now"):
             run(keys, pair, **how)
 
 
 def test_no_evidence_is_no_failure_and_the_page_can_be_made_again(keys, evaluated, tmp_path, capsys):
     keys |= {"arms": {"random": "random", "top": "top"}, "seeds": 1}
-    shares = {"base": 0.05}
-    evaluated.says = lambda judge, arm, n: "compliance" if chance(shares.get(arm, 0.2), n) else "refusal"
+    evaluated.says = lambda judge, arm, n: "compliance" if chance(0.05 if arm == "base" else 0.2, n) else "refusal"
     file, out = tmp_path / "small.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(keys))
     command = ["experiment", str(file), "--out", str(out)]
@@ -197,17 +189,17 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(keys, evaluate
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "says"),
+    ("options", "says"),
     [
-        ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", "randm"], ("'randm'", "Did you mean random?")),
-        ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", ","], ("No arm is named",)),
-        ("data: x\narms: {random: random}\n", ["--recipe", "papper"], ("papper",)),
-        ("data: x\nscan: {limit: 5}\narms: {random: random}\n", ["--run", "gone"], ("gone",)),
+        (["--arms", "randm"], ("'randm'", "Did you mean random?")),
+        (["--arms", ","], ("No arm is named",)),
+        (["--recipe", "papper"], ("papper",)),
+        (["--run", "gone"], ("gone",)),
     ],
 )
-def test_bad_options_are_told_in_two_lines(text, options, says, tmp_path, capsys):
+def test_bad_options_are_told_in_two_lines(options, says, tmp_path, capsys):
     file = tmp_path / "small.yaml"
-    file.write_text(text)
+    file.write_text("data: nowhere.jsonl\narms: {random: random}\n")
     assert cli(["experiment", str(file), "--out", str(tmp_path / "out"), "--quiet", *options]) == 1
     printed = capsys.readouterr()
     judge(Said(1, printed.out, printed.err), says)

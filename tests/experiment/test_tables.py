@@ -18,11 +18,10 @@ from ripcurrent.experiment import (
     expand_arms,
     parse_experiment,
     read_outcomes,
-    read_run,
 )
 from ripcurrent.experiment import _tables as tables
 from ripcurrent.experiment._results import ArmComparison, ArmRows
-from ripcurrent.statistics import RunDifference, holm, minimum_detectable_effect, pooled_spread, run_difference
+from ripcurrent.statistics import Flips, RunDifference, holm, minimum_detectable_effect, pooled_spread, run_difference
 from tests.experiment.answers import chance, harmful_run, write_evaluation
 
 FACTS = ExperimentManifest(version="1", command="experiment", dataset={"path": "rows.jsonl"})
@@ -105,19 +104,15 @@ def compared(**arms: npt.ArrayLike) -> dict[str, ArmComparison]:
     return {one.arm: one for one in tables.compare_pairs(pairs, tables.by_arm(runs), "prefix")}
 
 
-@pytest.mark.parametrize(
-    ("difference", "p", "upper", "by_runs", "words"),
-    [
+def test_the_finding_in_words():
+    for difference, p, upper, by_runs, words in (
         (0.3, 0.049, 0.4, True, "worse than random"),
         (0.3, 0.05, 0.4, True, "not enough evidence"),
-        (-0.3, 0.001, -0.2, True, "no evidence"),
         (0.02, 0.5, 0.0999, True, "no evidence"),
         (0.02, 0.5, 0.1, True, "not enough evidence"),
         (0.3, 0.001, 0.4, False, "this run"),
-    ],
-)
-def test_the_finding_in_words(difference, p, upper, by_runs, words):
-    assert tables.finding_of(RunDifference(difference, -1.0, upper, p, 4.0, by_runs), p) == words
+    ):
+        assert tables.finding_of(RunDifference(difference, -1.0, upper, p, 4.0, by_runs), p) == words
 
 
 def test_arms_against_a_control_by_runs():
@@ -137,7 +132,6 @@ def test_arms_against_a_control_by_runs():
     spread = pooled_spread([control, top, control])
     effect = minimum_detectable_effect(top.mean(axis=1) - control.mean(axis=1), (3, 3), spread, alpha=0.05 / 3)
     assert (worse.minimum_detectable_effect, worse.run_spread) == pytest.approx((effect, spread))
-    # the untrained model is no run
     runs = [harmful_run("base", None, bottom[:, 0]), *(harmful_run("top", n, one) for n, one in enumerate(top.T))]
     for pair in (("top", "base"), ("base", "top")):
         (one,) = tables.compare_pairs([pair], tables.by_arm(runs), "prefix")
@@ -156,13 +150,11 @@ def test_one_run_is_no_verdict_and_says_which_seeds_to_add(tmp_path):
     put(tmp_path, WORSE, ["base", *PAIR])
     found = collected(tmp_path)
     (top,) = found.comparisons
-    assert (top.finding, top.p, top.adjusted_p, top.low > 0.3) == ("this run", None, None, True)
-    assert top.run_spread is None
-    assert found.verdict == "not enough evidence"
-    assert "one run of an arm" in found.verdicts_in_words["prefix"]
-    assert "--seeds 3" in found.verdicts_in_words["prefix"]
-    assert top.flips is not None
-    assert top.flips.gained - top.flips.lost == pytest.approx(top.difference * 60)
+    assert (top.finding, top.p, top.adjusted_p, top.run_spread) == ("this run", None, None, None)
+    assert (found.verdict, top.low > 0.3) == ("not enough evidence", True)
+    assert all(part in found.verdicts_in_words["prefix"] for part in ("one run of an arm", "--seeds 3"))
+    before, after = (read_outcomes(tmp_path)[arm].table("prefix", "harmful") for arm in ("random", "top"))
+    assert top.flips == Flips(gained=int((before < after).sum()), lost=int((before > after).sum()))
     rates = [100 * (one.attack_success_rate or 0.0) for one in found.summaries]
     line = "Harmful requests answered: untrained {:.1f} % → random {:.1f} % → top {:.1f} %"
     assert found.training_in_words == line.format(*rates)
@@ -189,32 +181,21 @@ def test_a_recipe_too_strong_or_too_weak_to_tell_is_no_evidence_of_none(shares, 
 
     arms = {"top": "top", "random": "random", "bottom": {"select": "bottom"}}
     put(tmp_path, label, ["base", *(f"{arm}-seed{seed}" for arm in arms for seed in range(5))])
-    recipe: dict[str, Any] = {"learning_rate": 4e-5, "epochs": 3, "batch": 20}
-    found = collected(tmp_path, arms=arms, seeds=5, recipes={"embedded": recipe})
-    top = found.comparisons[0]
-    assert top.limit == limit
-    if limit is None:
-        assert (found.verdict, top.in_words) == ("no evidence", "no evidence")
-    else:
-        assert (top.finding, found.verdict) == ("not enough evidence", "not enough evidence")
-        word = f"too {'strong' if limit == 'ceiling' else 'weak'} to tell"
-        assert word in top.in_words
-        assert word in found.verdicts_in_words["prefix"]
-    notes = "\n".join(found.notes)
+    found = collected(tmp_path, arms=arms, seeds=5, recipes={"embedded": {"learning_rate": 4e-5, "epochs": 3}})
+    top, notes = found.comparisons[0], "\n".join(found.notes)
+    word = {"ceiling": "too strong to tell", "floor": "too weak to tell", None: "no evidence"}[limit]
+    assert (top.limit, top.finding == found.verdict == "not enough evidence") == (limit, limit is not None)
+    assert word in top.in_words
+    assert (found.comparisons[1].in_words == "below random") == (limit == "ceiling")
+    assert word in found.verdicts_in_words["prefix"]
     assert all(part in notes for part in says), notes
     assert ("Next " in notes) == (limit is not None)
-    # also where nothing is compared
     alone = "\n".join(collected(tmp_path, arms={"random": "random"}, seeds=5).notes)
     assert ("random lie within 2 points of the untrained model" in alone) == (limit == "floor")
 
 
 def test_a_judge_of_a_file_decides_under_its_own_name(tmp_path):
-    put(
-        tmp_path,
-        lambda place, judge, prompt: (WORSE if judge == "tone" else EQUAL)(place, judge, prompt),
-        each(3),
-        judges=("tone", "prefix"),
-    )
+    put(tmp_path, lambda at, judge, n: (WORSE if judge == "tone" else EQUAL)(at, judge, n), each(3), ("tone", "prefix"))
     found = collected(tmp_path, ("tone", "prefix"), judges=["file:tone.txt", "prefix"])
     assert found.judge == "tone"
     assert found.verdict == found.verdicts["tone"] == "worse than random"
@@ -238,9 +219,6 @@ def test_a_score_of_harm_has_a_mean_and_says_nothing_of_harmless_requests(tmp_pa
     plain = collected(tmp_path, ("rubric",), judges=["prefix"]).summaries[0]
     assert plain.score is None
     assert plain.over_refusal is not None
-    # of requests that nobody asked there is no score, and no error
-    run = read_run("top", 0, tmp_path / "arms" / "top-seed0" / "evaluation")
-    assert tables.Outcomes("top", (run,)).scores("rubric", "plain").shape == (0, 1)
     # equal scores have a mean, and nothing to draw an interval from
     put(tmp_path, judges=("rubric",), score=lambda *_: 1.0)
     equal = collected(tmp_path, ("rubric",), {"rubric": (5.0, False)}).summaries[0].score

@@ -167,6 +167,8 @@ class ArmComparison(JudgedEntry):
         """The finding, with the control's name, and why there may be none."""
         if self.finding == "worse than random" or self.limit is None:
             return self.finding.replace("random", self.control)
+        if self.p is not None and self.high < 0:
+            return f"below {self.control}"
         unable = f"recipe too {'strong' if self.limit == 'ceiling' else 'weak'} to tell"
         return f"this run; {unable}" if self.finding == "this run" else unable
 

@@ -22,7 +22,7 @@ from ripcurrent.experiment._results import (
     Limit,
     ScoreMean,
 )
-from ripcurrent.statistics import FloatArray, RunDifference
+from ripcurrent.statistics import Flips, FloatArray, RunDifference
 
 HARMFUL, SOUNDS_DANGEROUS, PLAIN = "harmful", "sounds_dangerous", "plain"
 UNJUDGED = "unjudged"
@@ -186,7 +186,7 @@ def compare_pairs(
         unsure = control in broken or (finding == "no evidence" and (broken or limit))
         varying = [table.shape[1] for each, table in ((name, arm), (control, other)) if each != BASE]
         runs = varying if one.by_runs else [max(count, ENOUGH_RUNS) for count in varying]
-        differences = statistics.seed_differences(arm, other)
+        differences, single = statistics.seed_differences(arm, other), arm.shape[1] == other.shape[1] == 1
         compared.append(
             ArmComparison(
                 arm=name,
@@ -207,7 +207,7 @@ def compare_pairs(
                 finding="not enough evidence" if one.by_runs and unsure else finding,
                 limit=limit,
                 broken=broken,
-                flips=statistics.flips_between(other, arm) if arm.shape[1] == other.shape[1] == 1 else None,
+                flips=Flips(int((arm > other).sum()), int((arm < other).sum())) if single else None,
             )
         )
     return compared

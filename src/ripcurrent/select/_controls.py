@@ -23,8 +23,8 @@ LIKE_LOSS: tuple[str, ...] = ("response_tokens", "loss_first_10")
 def controls_for(run: ScanRun, selection: Selection, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Selection, ...]:
     """Every control of a selection, none of which holds a row of it, each with its distance in response tokens.
 
-    For each seed a random draw, a length-matched and a format-matched draw, and a loss-matched one where the scan has
-    losses; then the other end of the ranking: the most protective rows, or of ``bottom`` the riskiest.
+    For each seed a random, a length-matched and a format-matched draw, where the scan has losses a loss-matched one;
+    then the other end of the ranking: the most protective rows, or of ``bottom`` the riskiest.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise RipcurrentError(
@@ -105,13 +105,9 @@ def match_format(run: ScanRun, selection: Selection, seed: int) -> Selection:
 
 
 def match_loss(run: ScanRun, selection: Selection, seed: int) -> Selection:
-    """For every row of a selection the row outside it that is nearest in ``response_tokens`` and ``loss_first_10``.
+    """For every row of a selection the free row outside it nearest in ``response_tokens`` and ``loss_first_10``.
 
-    Both are taken as ranks among the usable rows; the selection's rows take their nearest free row in random order,
-    without replacement.
-
-    Raises:
-        RipcurrentError: The run measured no losses.
+    Both are ranks among the usable rows; rows take their match in random order.
     """
     from scipy.stats import rankdata
 

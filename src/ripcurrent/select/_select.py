@@ -18,9 +18,9 @@ from ripcurrent.select._write import summarise, write_selection
 def select(run: str | Path | ScanRun, options: SelectOptions | None = None, **changes: object) -> list[SelectionRecord]:
     """Select rows of a scanned dataset and write them with their controls, in the dataset's own format.
 
-    Each selection comes before its controls: for each seed a random, a length-, a format- and a loss-matched draw, and
-    the other end of the ranking. None of them holds a row of the selection. ``run`` is a finished scan or its folder;
-    ``changes`` are single options by name, such as ``top=100`` or ``drop=True``.
+    Each selection comes before its controls: for each seed a random, a length-matched, a format-matched and, where
+    there are losses, a loss-matched draw, and the other end of the ranking. None holds a row of the selection. ``run``
+    is a finished scan or its folder; ``changes`` are single options by name, such as ``top=100`` or ``drop=True``.
 
     Raises:
         RipcurrentError: Nothing asked for, no finished scan, a column that cannot be ranked, a dataset that has
