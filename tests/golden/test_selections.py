@@ -10,20 +10,20 @@ from tests.golden.small import asked_for_json, plain_rows, read_jsonl
 CONTROLS = ("random", "length", "format", "loss")
 SEEDS = (0, 1, 2)
 GOLDEN = {
-    "top-5-control-bottom": [58, 38, 57, 53, 8],
-    "top-5-control-format-0": [5, 15, 35, 45, 55],
-    "top-5-control-format-1": [5, 15, 20, 35, 55],
-    "top-5-control-format-2": [0, 15, 20, 35, 45],
-    "top-5-control-length-0": [16, 20, 36, 45, 56],
-    "top-5-control-length-1": [16, 20, 36, 45, 56],
-    "top-5-control-length-2": [16, 20, 36, 45, 56],
-    "top-5-control-loss-0": [15, 16, 20, 36, 45],
-    "top-5-control-loss-1": [15, 16, 20, 45, 55],
-    "top-5-control-loss-2": [15, 16, 20, 45, 55],
-    "top-5-control-random-0": [1, 18, 23, 37, 43],
-    "top-5-control-random-1": [3, 11, 32, 47, 54],
-    "top-5-control-random-2": [1, 2, 6, 17, 37],
-    "top-5": [30, 10, 50, 25, 40],
+    "top-5-control-bottom": [30, 47, 27, 57, 42],
+    "top-5-control-format-0": [13, 25, 26, 40, 56],
+    "top-5-control-format-1": [10, 11, 30, 38, 56],
+    "top-5-control-format-2": [0, 11, 31, 35, 58],
+    "top-5-control-length-0": [0, 15, 25, 33, 48],
+    "top-5-control-length-1": [0, 25, 33, 35, 48],
+    "top-5-control-length-2": [0, 25, 41, 48, 53],
+    "top-5-control-loss-0": [15, 40, 43, 48, 53],
+    "top-5-control-loss-1": [15, 40, 43, 48, 53],
+    "top-5-control-loss-2": [15, 40, 43, 48, 53],
+    "top-5-control-random-0": [1, 19, 24, 37, 42],
+    "top-5-control-random-1": [4, 12, 32, 47, 53],
+    "top-5-control-random-2": [1, 2, 7, 18, 37],
+    "top-5": [28, 3, 55, 45, 8],
 }
 """Row numbers by file, in the file's order."""
 
