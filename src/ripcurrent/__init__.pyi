@@ -1,7 +1,10 @@
 from .anchors import load_anchors as load_anchors
 from .data import read_rows as read_rows
 from .errors import RipcurrentError as RipcurrentError
+from .evaluate import CheckOptions as CheckOptions
+from .evaluate import CheckRun as CheckRun
 from .evaluate import EvaluationRun as EvaluationRun
+from .evaluate import check as check
 from .evaluate import evaluate as evaluate
 from .evaluate import validate_judges as validate_judges
 from .experiment import Experiment as Experiment

@@ -20,7 +20,19 @@ CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 __all__ = ["app", "main", "run"]
 
 # in the order of the help
-VERBS = ("scan", "doctor", "select", "finetune", "evaluate", "experiment", "calibrate", "demo", "judges", "anchors")
+VERBS = (
+    "check",
+    "scan",
+    "doctor",
+    "select",
+    "finetune",
+    "evaluate",
+    "experiment",
+    "calibrate",
+    "demo",
+    "judges",
+    "anchors",
+)
 for name in VERBS:
     import_module(f"ripcurrent.cli._{name}")
 

@@ -20,6 +20,7 @@ from ._near_duplicates import similarity as similarity
 from ._near_duplicates import word_set as word_set
 from ._open import open_container as open_container
 from ._options import RowOptions as RowOptions
+from ._options import TokenOptions as TokenOptions
 from ._places import token_places as token_places
 from ._read import DEMO_ROWS as DEMO_ROWS
 from ._read import Dataset as Dataset

@@ -15,15 +15,13 @@ if TYPE_CHECKING:
     from ripcurrent.data._trained_tokens import TrainedTokens
 
 
-class RowOptions(Options):
-    """Which rows are read, and which of their tokens bear loss."""
+class TokenOptions(Options):
+    """How rows are read, and which of their tokens bear loss."""
 
     trainer: str = Field(default="completion", json_schema_extra={"metavar": "NAME[,OPTION=VALUE]"})
     """Trainer whose tokens bear loss (trl, unsloth, axolotl, llamafactory, swift, torchtune, openai), or its YAML."""
     max_tokens: int = Field(default=1024, ge=8)
     """Truncate rows to N tokens; such rows are marked."""
-    limit: int | None = Field(default=None, ge=1)
-    """Read only the first N rows."""
     format: str | None = None
     """Row format, when it is not recognised."""
     mapping: dict[str, str] | None = Field(default=None, json_schema_extra={"flag": "--map"})
@@ -57,6 +55,13 @@ class RowOptions(Options):
         from ripcurrent.data._trained_tokens import trained_tokens
 
         return trained_tokens(self.trainer)
+
+
+class RowOptions(TokenOptions):
+    """Which rows are read, and which of their tokens bear loss."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """Read only the first N rows."""
 
     def open(self, dataset: str | Path) -> Dataset:
         """The rows; those in no format of ours are read for a trainer that is named."""

@@ -100,7 +100,7 @@ class EvaluationRun:
 
 
 def evaluate(
-    model: str = "embedded",
+    model: str | ChatModel = "embedded",
     *,
     out: str | Path,
     options: EvaluateOptions | None = None,
@@ -114,8 +114,8 @@ def evaluate(
     A run that was stopped goes on with the prompts that have no answer yet. A finished one is only judged, so that the
     same call with other judges adds their verdicts to the same answers.
 
-    ``model`` is a hub id, a folder, a ``.gguf`` file or ``embedded``; with ``endpoint`` the model's name there. With
-    ``answers``, an Inspect log, no model is asked: the answers in it are judged.
+    ``model`` is a hub id, a folder, a ``.gguf`` file, ``embedded`` or a `ChatModel`; with ``endpoint`` the model's name
+    there. With ``answers``, an Inspect log, no model is asked: the answers in it are judged.
     ``judges`` are names, as `find_judge` knows them, or judges. ``changes`` are single options by name.
 
     Raises:
@@ -200,24 +200,28 @@ def _now() -> str:
 
 
 def _open(
-    model: str, options: EvaluateOptions, progress: Progress
+    model: str | ChatModel, options: EvaluateOptions, progress: Progress
 ) -> tuple[ChatModel | Endpoint, ModelInfo | EndpointInfo, Facts]:
     """What answers: a model here, or one at an endpoint; what a manifest keeps of it; what makes it another one."""
     if options.endpoint is not None:
         if options.adapter is not None:
             hint = "Serve the adapted model there, or leave out --endpoint."
             raise RipcurrentError("An endpoint takes no adapter.", hint)
+        model = model if isinstance(model, str) else model.name
         endpoint = Endpoint(options.endpoint, model, concurrency=options.batch_size or 4, timeout=options.timeout)
         return endpoint, endpoint.describe(), {"command": "evaluate", "endpoint": endpoint.base_url, "model": model}
     from ripcurrent.models import describe, load_model, require_chat_template
 
-    progress.step("loading the model")
-    loaded = load_model(model, adapter=options.adapter, device=options.device, dtype=options.dtype)
+    if isinstance(model, str):
+        progress.step("loading the model")
+        loaded = load_model(model, adapter=options.adapter, device=options.device, dtype=options.dtype)
+    else:
+        loaded = model
     require_chat_template(loaded)
     info = describe(loaded)
     hashes = info.model_dump(include={"fingerprint", "template_sha256", "tokenizer_sha256"})
     resolved = {"resolved_device": loaded.device.type, "resolved_dtype": info.dtype}
-    return loaded, info, {"command": "evaluate", "model": model, "adapter": options.adapter, **hashes, **resolved}
+    return loaded, info, {"command": "evaluate", "model": loaded.name, "adapter": loaded.adapter, **hashes, **resolved}
 
 
 def _responses(

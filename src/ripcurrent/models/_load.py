@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -115,6 +116,33 @@ def load_model(
         revision=source.revision,
         fresh_lora=fresh_lora,
         adapter_base=None if own is None else named_base(own),
+    )
+
+
+def with_adapter(chat_model: ChatModel, adapter: str | Path) -> ChatModel:
+    """The model with a PEFT LoRA adapter merged into its weights in place, in float32: nothing is loaded again.
+
+    The model given is that one from then on. A tokenizer that was saved with the adapter takes the place of its own.
+    Raises `RipcurrentError` for an adapter that is not there, does not fit or cannot be merged.
+    """
+    bare, _ = split_variables(chat_model.name)
+    source, _ = _found(bare)
+    own = find_adapter(str(adapter))
+    guard = [find_adapter(str(GUARD_FOLDER))] if bare == EMBEDDED else []
+    with quiet_libraries():
+        tokenizer = load_tokenizer(chat_model.name, adapter=str(adapter))
+        _check_vocabulary(chat_model.model, tokenizer, tokenizer.name_or_path)
+        model = _merged(chat_model.model, [(str(adapter), own)], chat_model.dtype, bare)
+    model.eval().requires_grad_(False)
+    return replace(
+        chat_model,
+        model=model,
+        tokenizer=tokenizer,
+        adapter=str(adapter),
+        adapter_base=named_base(own),
+        fingerprint=_fingerprint(source, [*guard, own], None),
+        template_sha256=template_sha256(tokenizer),
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ripcurrent.data import MaskCheck
-    from ripcurrent.evaluate import RatingDraw
+    from ripcurrent.evaluate import CheckRun, RatingDraw
     from ripcurrent.experiment import ExperimentResults
     from ripcurrent.scan import ScanRun
 
@@ -85,12 +85,40 @@ def build_mask_page(check: MaskCheck, dataset: str, page: Path) -> Path:
     return write_page(page, render_page("_masks.html.j2", shown, {}, styles=styles, scripts=scripts, plots=False))
 
 
+def build_check_page(run: CheckRun, *, reveal: bool = False) -> Path:
+    """Write the page of a check into its folder: ``report.html``, or with answers ``report-revealed.html``."""
+    from ripcurrent.report._check import render_check
+    from ripcurrent.report._page import write_page
+
+    return write_page(run.folder / ("report-revealed.html" if reveal else REPORT), render_check(run, reveal))
+
+
+def write_junit(run: CheckRun, path: Path) -> Path:
+    """Write a check's verdict as a JUnit file: a failure where it is worse, skipped where it cannot tell."""
+    from ripcurrent.report._check import junit
+    from ripcurrent.report._page import write_page
+
+    return write_page(path, junit(run))
+
+
+def write_markdown(run: CheckRun, path: Path) -> Path:
+    """Add a check's verdict to a Markdown file, which is made where there is none."""
+    from ripcurrent.report._check import markdown
+
+    with path.open("a", encoding="utf-8") as file:
+        file.write(markdown(run))
+    return path
+
+
 __all__ = [
     "REPORT",
     "build",
+    "build_check_page",
     "build_experiment_page",
     "build_mask_page",
     "build_rating_page",
     "build_report",
     "without_plots",
+    "write_junit",
+    "write_markdown",
 ]
