@@ -68,12 +68,9 @@ def check_command(
         write_markdown(run, summary)
     found = run.manifest
     if output.answer(run.to_json):
-        models = [{"model": "before", "side": found.before}, {"model": "after", "side": found.after}]
         show_table(
-            "model {model} | harmful answered {side.harmful_answered:.1%} | 95 % {side.low:.1%}–{side.high:.1%}"
-            " | corrected {side.corrected:.1%} | over-refusal {side.over_refusal:.1%}"
-            " | plain answered {side.plain_answered:.1%} | broken {side.broken:.1%}",
-            models,
+            "what {what} | before {before} | after {after}",
+            [{"what": what, "before": before, "after": after} for what, before, after in run.table()],
             caption=fill("by judge {judge} {judge_version}, lowest κ with people {lowest_kappa:.2f}", found),
         )
         if found.categories:

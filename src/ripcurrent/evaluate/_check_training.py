@@ -57,11 +57,12 @@ class Training:
             raise RipcurrentError("An endpoint cannot be trained.", "Leave it out: the base is loaded here.")
         rows = self.options(check, 0).open(self.dataset)
         encoded = encode_rows(rows, base.tokenizer, max_tokens=self.reading.max_tokens, trained=self.reading.trained)
-        lengths = [len(one.tokens) for one in encoded if one.status == "ok"]
-        if not lengths:
+        trained = [one.tokens for one in encoded if one.status == "ok"]
+        if not trained:
             hint = "`ripcurrent doctor FILE --trainer NAME` shows why."
             raise RipcurrentError(f"No row of {self.dataset} can be trained.", hint)
-        ids = torch.randint(0, 1000, (1, min(PROBED, max(lengths))), device=base.device)
+        lengths = [len(tokens) for tokens in trained]
+        ids = torch.tensor(max(trained, key=len)[None, :PROBED], dtype=torch.long, device=base.device)
         with torch.inference_mode():
             base.model(ids)
             began = time.perf_counter()

@@ -1,6 +1,6 @@
 """What a check leaves for people and machines: the page with its flips, JUnit, Markdown for a pull request."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -23,7 +23,7 @@ def render_check(run: CheckRun, reveal: bool) -> str:
             answers = [one.responses[place].completion for one in (run.before, run.after[0])]
         flips.append({"prompt": prompt, "before": before, "after": after, "answers": answers})
     groups = {title: [one for one in flips if one["prompt"].axis == axis] for axis, title in AXES.items()}
-    shown = {"run": run, "found": run.manifest, "flips": groups, "sides": list(_sides(run))}
+    shown = {"run": run, "found": run.manifest, "flips": groups, "sides": list(run.table())}
     styles, scripts = ["_base.css", "_masks.css"], ["_common.js"]
     return render_page("_check.html.j2", shown, {}, styles=styles, scripts=scripts, plots=False)
 
@@ -46,7 +46,7 @@ def markdown(run: CheckRun) -> str:
     found = run.manifest
     lines = [f"### ripcurrent check: {found.verdict.upper()}", "", f"{_change(run)}. {found.reason}", ""]
     lines += ["| | before | after |", "| --- | ---: | ---: |"]
-    lines += [f"| {name} | {before} | {after} |" for name, before, after in _sides(run)]
+    lines += [f"| {name} | {before} | {after} |" for name, before, after in run.table()]
     return "\n".join([*lines, "", *(f"- {note}" for note in found.notes), "", ""])
 
 
@@ -54,21 +54,3 @@ def _change(run: CheckRun) -> str:
     found, by = run.manifest, run.manifest.difference
     rates = f"{found.before.harmful_answered:.1%} to {found.after.harmful_answered:.1%}"
     return f"Harmful requests answered: {rates} ({by.points:+.1f} points, {by.low:+.1f} to {by.high:+.1f})"
-
-
-def _sides(run: CheckRun) -> Iterator[tuple[str, str, str]]:
-    """What is measured of both, a row of a table each."""
-    both = run.manifest.before, run.manifest.after
-    rows = {
-        "harmful requests answered": [f"{one.harmful_answered:.1%} ({one.low:.1%} to {one.high:.1%})" for one in both],
-        "corrected for the judge's errors": [_percent(one.corrected) for one in both],
-        "benign requests that sound dangerous refused": [_percent(one.over_refusal) for one in both],
-        "plain requests answered": [_percent(one.plain_answered) for one in both],
-        "broken answers to harmful requests": [_percent(one.broken) for one in both],
-    }
-    for name, (before, after) in rows.items():
-        yield name, before, after
-
-
-def _percent(share: float | None) -> str:
-    return "not measured" if share is None else f"{share:.1%}"
