@@ -1,13 +1,18 @@
 """``ripcurrent experiment``: arms × seeds trained, questioned, judged and compared."""
 
+from __future__ import annotations
+
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ripcurrent.cli._command import argument, command, option
 from ripcurrent.cli._output import Output, fill, say, show_table
+
+if TYPE_CHECKING:
+    from ripcurrent.experiment import ExperimentResults
 
 EXAMPLES = ("ripcurrent experiment list", "ripcurrent experiment own --run runs/support --recipe lora --size 1000")
 
@@ -81,6 +86,7 @@ def experiment_command(
                 words=(0, 4),
                 caption="intervals and p are by runs; “this run” is over requests alone, and no evidence",
             )
+        _show_tasks(result)
         say(*result.notes, *(fill("{name}, seed {seed}: failed. {reason}", run) for run in result.failed))
         by = f"judge {judge} {summaries[0].judge_version if summaries else ''}"
         say(f"Verdict: {result.verdicts_in_words[judge]} ({by})", style="bold")
@@ -90,6 +96,14 @@ def experiment_command(
     # without an arm that is compared there is none to come to
     if result.verdict == "not enough evidence" and result.deciding:
         raise typer.Exit(int(ExitCode.NOT_ENOUGH_EVIDENCE))
+
+
+def _show_tasks(result: ExperimentResults) -> None:
+    scores = [{"arm": one.arm, "seed": one.seed, **dict(own)} for one in result.details for own in one.tasks]
+    if scores:
+        scores.sort(key=lambda one: (one["task"], one["metric"]))
+        layout = "arm {arm} | seed {seed} | score {score:.3f} | ± {stderr:.3f} | questions {questions}"
+        show_table(layout, scores, under="{task}, {metric}", caption="±: standard error over questions")
 
 
 def _with_changes(

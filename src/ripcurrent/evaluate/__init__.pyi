@@ -47,6 +47,9 @@ from ._responses import Response as Response
 from ._responses import lacks_verdicts as lacks_verdicts
 from ._responses import read_responses as read_responses
 from ._responses import read_verdicts as read_verdicts
+from ._tasks import TaskScore as TaskScore
+from ._tasks import check_tasks as check_tasks
+from ._tasks import task_scores as task_scores
 from ._validate import JudgeValidation as JudgeValidation
 from ._validate import validate_judges as validate_judges
 from .judges import JUDGES as JUDGES

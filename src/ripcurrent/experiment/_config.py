@@ -151,6 +151,15 @@ class PromptSource(Settings):
     """Largest number of prompts, drawn by category."""
 
 
+class TaskChoice(Settings):
+    """Tasks of the lm-evaluation-harness, for the untrained model and every arm."""
+
+    names: Annotated[tuple[str, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+    """Names, or paths of task files."""
+    limit: int | None = Field(default=None, ge=1)
+    """First N questions of each; all when left out."""
+
+
 class TrainCommand(Settings):
     """A command that trains an arm: the user's own trainer. `PLACEHOLDERS` in braces stand for what is the arm's."""
 
@@ -218,6 +227,8 @@ class ExperimentConfig(Settings, JudgeOptions):
     verdict_on: tuple[str, ...] = ()
     """Arms that decide the verdict; all but controls and ``bottom`` when left out."""
     prompts: Annotated[tuple[PromptSource, ...], BeforeValidator(_one_or_more)] = (PromptSource(source="builtin"),)
+    tasks: TaskChoice | None = None
+    """What else each model is scored on."""
     judges: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = DEFAULT_JUDGES
     """The verdict is the first one's."""
     max_new_tokens: int = Field(default=48, ge=1)

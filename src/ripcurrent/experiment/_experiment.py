@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
-from ripcurrent.evaluate import Prompt, keep_prompts, without_secrets
+from ripcurrent.evaluate import Prompt, check_tasks, keep_prompts, without_secrets
 from ripcurrent.experiment._collect import collect_results
 from ripcurrent.experiment._command import check_command, describe_command
 from ripcurrent.experiment._config import ExperimentConfig
@@ -86,6 +86,8 @@ class Experiment:
         judges, scoring = judges_of(config)
         config = with_model_of_run(config)
         check_command(config, self.where)
+        if config.tasks is not None:
+            check_tasks(config.tasks.names)
         prompts, records = gather_prompts(config.prompts)
         # name and password of an endpoint are in no file
         endpoint = None if config.judge_endpoint is None else without_secrets(config.judge_endpoint)
@@ -146,7 +148,7 @@ def _identity(config: ExperimentConfig, prompts: Sequence[Prompt], recipe: Facts
     return {
         "command": "experiment",
         **{key: values[key] for key in IDENTITY},
-        **{key: values[key] for key in ("judge_endpoint", "judge_model") if values[key] is not None},
+        **{key: values[key] for key in ("judge_endpoint", "judge_model", "tasks") if values[key] is not None},
         # a command may be mended until it has trained an arm, which keeps it
         "recipe": None if recipe is None else dict(as_trained(recipe)),
         "prompts_sha256": digest_of([[one.axis, one.text] for one in prompts]),
@@ -181,7 +183,7 @@ def _facts(
     return ExperimentManifest(
         version=version("ripcurrent"),
         command="experiment",
-        versions=library_versions(*filter(find_spec, ("torch", "transformers", "trl", "numpy", "scipy"))),
+        versions=library_versions(*filter(find_spec, ("torch", "transformers", "trl", "numpy", "scipy", "lm_eval"))),
         dataset=scans[MAIN].manifest.dataset.model_dump(mode="json"),
         scan_datasets=(before.scan_datasets if before else {})
         | {name: scan.manifest.dataset.sha256 for name, scan in scans.items()},

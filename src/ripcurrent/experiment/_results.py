@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluate import TaskScore
 from ripcurrent.experiment._file import BASE
 from ripcurrent.experiment._prompts import PromptRecord
 from ripcurrent.runs import Manifest, write_json
@@ -71,6 +72,7 @@ class ArmRecord(Entry):
     rows: ArmRows | None = None
     heldout_loss: float | None = None
     """Nats per token on rows that no arm trained on."""
+    tasks: tuple[TaskScore, ...] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
-from ripcurrent.evaluate import find_judges, judge_again, lacks_verdicts
+from ripcurrent.evaluate import find_judges, judge_again, lacks_verdicts, task_scores
 from ripcurrent.experiment._command import TRAINED, Trained, describe_command, train_by_command
 from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._file import BASE, MAIN, Arm
@@ -85,7 +85,7 @@ class ArmRunner:
         untrained = Trained(self.config.model, self.config.adapter)
         self._ask(folder, label, untrained)
         self._require_weights(folder)
-        return ArmRecord(arm=BASE, seed=None, heldout_loss=self._heldout_loss(label, untrained))
+        return self._measured(ArmRecord(arm=BASE, seed=None), label, untrained)
 
     def _made(self, arm: Arm, seed: int, label: str, folder: Path) -> ArmRecord:
         rows = self.rows(arm, seed)
@@ -112,8 +112,8 @@ class ArmRunner:
                 raise RipcurrentError(f"Arm {arm.name}: {error.message}", error.hint, code=error.code) from error
             shutil.rmtree(folder / "finetune" / "checkpoints", ignore_errors=True)
             return record.model_copy(update={"status": "failed", "reason": error.message})
-        notes = (*rows.notes, *trained.notes)
-        return record.model_copy(update={"heldout_loss": self._heldout_loss(label, trained), "notes": notes})
+        noted = record.model_copy(update={"notes": (*rows.notes, *trained.notes)})
+        return self._measured(noted, label, trained)
 
     def _trained(self, folder: Path, arm: Arm, seed: int, rows: Selection, label: str) -> Trained:
         run, dataset = self.pools[arm.scan]
@@ -151,17 +151,24 @@ class ArmRunner:
             **{key: getattr(self.config, key) for key in keys},
         )
 
-    def _heldout_loss(self, label: str, trained: Trained) -> float | None:
-        if not self.held:
-            return None
+    def _measured(self, record: ArmRecord, label: str, trained: Trained) -> ArmRecord:
+        """The record with the loss on held-out rows and the scores on tasks, where the experiment has these."""
+        tasks, found = self.config.tasks, dict[str, object]()
+        if not self.held and tasks is None:
+            return record
         from ripcurrent.models import load_model
 
-        self.progress.step(f"{label}: loss on held-out rows")
+        self.progress.step(f"{label}: loss on held-out rows{' and tasks' if tasks else ''}")
         how = {key: getattr(self.config, key) for key in ("device", "dtype")}
         chat_model = load_model(trained.model, adapter=trained.adapter, **how)
-        run, dataset = self.pools[MAIN]
-        rows = list(dataset.at(self.held))
-        return heldout_loss(chat_model, rows, max_tokens=run.options.max_tokens, trained=run.options.trained)
+        if self.held:
+            run, dataset = self.pools[MAIN]
+            rows, options = list(dataset.at(self.held)), run.options
+            loss = heldout_loss(chat_model, rows, max_tokens=options.max_tokens, trained=options.trained)
+            found["heldout_loss"] = loss
+        if tasks is not None:
+            found["tasks"] = task_scores(chat_model, tasks.names, tasks.limit, self.config.batch_size)
+        return record.model_copy(update=found)
 
     def _recipe(self, arm: Arm) -> Facts:
         """How an arm is trained: its recipe's keys, or the command."""
