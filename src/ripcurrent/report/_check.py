@@ -1,10 +1,9 @@
 """What a check leaves for people and machines: the page with its flips, JUnit, Markdown for a pull request."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 from xml.etree import ElementTree
 
-from ripcurrent.evaluate import CheckRun
+from ripcurrent.evaluate import CheckRun, Prompt
 from ripcurrent.report._page import render_page
 
 AXES = {
@@ -14,16 +13,23 @@ AXES = {
 }
 
 
+class Flip(NamedTuple):
+    """A request whose verdict changed; answers before and after where they are shown."""
+
+    prompt: Prompt
+    before: str
+    after: str
+    answers: list[str] | None
+
+
 def render_check(run: CheckRun, reveal: bool) -> str:
     """The page; answers are on it only with ``reveal``."""
-    flips: list[Mapping[str, Any]] = []
+    flips = []
     for place, before, after in run.flips():
-        prompt, answers = run.before.prompts[place], None
-        if reveal:
-            answers = [one.responses[place].completion for one in (run.before, run.after[0])]
-        flips.append({"prompt": prompt, "before": before, "after": after, "answers": answers})
-    groups = {title: [one for one in flips if one["prompt"].axis == axis] for axis, title in AXES.items()}
-    shown = {"run": run, "found": run.manifest, "flips": groups, "sides": list(run.table())}
+        answers = [one.responses[place].completion for one in (run.before, run.after[0])] if reveal else None
+        flips.append(Flip(run.before.prompts[place], before, after, answers))
+    groups = {title: [one for one in flips if one.prompt.axis == axis] for axis, title in AXES.items()}
+    shown = {"run": run, "found": run.manifest, "flips": groups, "sides": list(run.manifest.table())}
     styles, scripts = ["_base.css", "_masks.css"], ["_common.js"]
     return render_page("_check.html.j2", shown, {}, styles=styles, scripts=scripts, plots=False)
 
@@ -46,7 +52,7 @@ def markdown(run: CheckRun) -> str:
     found = run.manifest
     lines = [f"### ripcurrent check: {found.verdict.upper()}", "", f"{_change(run)}. {found.reason}", ""]
     lines += ["| | before | after |", "| --- | ---: | ---: |"]
-    lines += [f"| {name} | {before} | {after} |" for name, before, after in run.table()]
+    lines += [f"| {name} | {before} | {after} |" for name, before, after in run.manifest.table()]
     return "\n".join([*lines, "", *(f"- {note}" for note in found.notes), "", ""])
 
 
