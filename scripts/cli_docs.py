@@ -61,7 +61,7 @@ def document() -> str:
     parts = [HEAD, "## Options of several commands", table(sorted(row for row in counts if counts[row] > 1))]
     for name, one in every:
         rows = rows_of(one)
-        common = ", ".join(names for names, about in rows if counts[names, about] > 1)
+        common = ", ".join(names.split(", ")[-1] for names, about in rows if counts[names, about] > 1)
         parts += [f"## {name}", one.help]
         if own := [row for row in rows if counts[row] == 1]:
             parts.append(table(own))

@@ -15,27 +15,27 @@ TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "src" / "ripcurrent"
 
 ROOMS = {
-    "base": 980,
-    "data": 4920,
+    "base": 1020,
+    "data": 4820,
     "models": 1400,
     "anchors": 250,
-    "gradients": 2600,
-    "scan": 3300,
-    "select": 1100,
-    "finetune": 1100,
-    "evaluate": 3470,
-    "experiment": 1950,
-    "forecast": 1300,
-    "report": 1800,
-    "demo and cli": 1610,
+    "gradients": 2200,
+    "scan": 3100,
+    "select": 960,
+    "finetune": 1060,
+    "evaluate": 4210,
+    "experiment": 2160,
+    "forecast": 1200,
+    "report": 1050,
+    "demo and cli": 1710,
     "integrations": 500,
 }
 """Lines of Python a room may have; 5 % more are let pass.
 
-The command line has 300 of the gradients' lines: people who run commands read their results in the terminal. The data
-have 2,320 more, answers 170 and the whole 4,150: people who train and evaluate with other tools use them together.
+The data, answers and the whole have more than was planned: people who train and evaluate with other tools use them
+together. People who ask whether their training broke the model have `check`, 740 lines of answers, pages and commands.
 """
-WHOLE, TEMPLATES, TESTS, BESIDE = 26_150, 1_400, 18_000, 2_500
+WHOLE, TEMPLATES, TESTS, BESIDE = 26_500, 1_400, 18_000, 2_500
 """Lines of the package's Python, of its templates, of tests, of bench and scripts."""
 FILE, FUNCTION, PARAMETERS = 400, 80, 9
 UNTYPED = 60

@@ -76,8 +76,8 @@ def check(
         raise RipcurrentError("No prompt is a harmful request, so there is nothing to compare.", hint)
     _require_same_prompts(model, tuned, chosen, prompts)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    named: dict[str, object] = {"command": "check", "model": _name(model), "tuned": tuned and _name(tuned)}
-    named |= {"rows": training and str(training.dataset)}
+    named = {"command": "check", "model": _name(model), "tuned": tuned and _name(tuned)}
+    named["rows"] = None if training is None else str(training.dataset)
     asked = chosen.model_dump(mode="json", exclude={"max_increase", "bound", "runs", "batch_size", "timeout"})
     with RunFolder(Path(out), named | asked, may_change=("model", "tuned", "adapter")) as run:
         before, after, notes = _answers(model, tuned, training, chosen, run.folder, found, report)

@@ -1,6 +1,6 @@
 """The outcome of every request in every run, in one table: what an experiment's rates and comparisons rest on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -47,7 +47,7 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
     return by_arm([_run(arm, seed, list(own)) for (arm, seed), own in groupby(rows, itemgetter("arm", "run"))])
 
 
-def _run(arm: str, seed: int | None, rows: Sequence[Mapping[str, Any]]) -> ArmRun:
+def _run(arm: str, seed: int | None, rows: Sequence[Any]) -> ArmRun:
     said = {judge: list(own) for judge, own in groupby(rows, itemgetter("judge"))}
     prompts = [Prompt(one["prompt_id"], "", one["axis"], "", "") for one in next(iter(said.values()))]
     verdicts = {
