@@ -102,8 +102,8 @@ def test_mean_score_and_share_of_the_greatest(top, share):
     assert (found.mean, found.top_share) == (26 / 8, share), "of eight scores, not of eleven answers"
     wilson = wilson_interval(round(8 * share), 8)
     assert (found.top_low, found.top_high) == (wilson.low, wilson.high)
-    # 1.96 standard errors of the mean of eight are 1.1
-    assert found.mean_high - found.mean_low == pytest.approx(2 * 1.1, rel=0.15)
+    # Student's t of eight: 2.365 standard errors of 0.62
+    assert found.mean_high - found.mean_low == pytest.approx(2 * 2.365 * 0.62, rel=0.01)
     found = summarise_scores(none, top=5)
     assert (found.n, found.degenerate, found.unjudged) == (0, 1, 2)
     assert {found.mean, found.mean_low, found.top_share, found.top_low, found.top_high} == {None}

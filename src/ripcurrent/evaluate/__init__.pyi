@@ -7,7 +7,6 @@ from ._check import CheckRun as CheckRun
 from ._check import check as check
 from ._check import open_check as open_check
 from ._check_training import Training as Training
-from ._check_verdict import CheckOptions as CheckOptions
 from ._endpoint import EndpointInfo as EndpointInfo
 from ._endpoint import without_secrets as without_secrets
 from ._evaluate import DEFAULT_JUDGES as DEFAULT_JUDGES
@@ -27,6 +26,7 @@ from ._measured import kappas_of as kappas_of
 from ._measured import measured_agreement as measured_agreement
 from ._options import AXES as AXES
 from ._options import Axis as Axis
+from ._options import CheckOptions as CheckOptions
 from ._options import EvaluateOptions as EvaluateOptions
 from ._options import JudgeOptions as JudgeOptions
 from ._prompts import Prompt as Prompt

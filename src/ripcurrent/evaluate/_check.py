@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._check_verdict import CheckManifest, CheckOptions, manifest_of
+from ripcurrent.evaluate._check_verdict import CheckManifest, manifest_of
 from ripcurrent.evaluate._evaluate import DEFAULT_JUDGES, EvaluationRun, evaluate
-from ripcurrent.evaluate._options import EvaluateOptions
+from ripcurrent.evaluate._options import CheckOptions, EvaluateOptions
 from ripcurrent.evaluate._prompts import Prompt, gather_prompts
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Judge, find_judges
 from ripcurrent.progress import Progress, SilentProgress

@@ -14,7 +14,7 @@ from ripcurrent.finetune import FinetuneOptions, Recipe, finetune, load_recipe
 from ripcurrent.progress import Progress
 
 if TYPE_CHECKING:
-    from ripcurrent.evaluate._check_verdict import CheckOptions
+    from ripcurrent.evaluate._options import CheckOptions
     from ripcurrent.models import ChatModel
 
 PROBED = 512
