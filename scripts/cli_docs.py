@@ -17,6 +17,7 @@ Made by `python -m scripts.cli_docs`: change the help in the code, not here.
 
 Exit codes of every command: 0 done, 1 a mistake in usage or input, 2 nothing could be measured, 3 a gate
 failed, 4 not enough evidence, 130 stopped. A stopped command continues when it is given again.
+Every command takes `--json` and `--quiet`.
 """
 
 
@@ -61,7 +62,7 @@ def document() -> str:
     parts = [HEAD, "## Options of several commands", table(sorted(row for row in counts if counts[row] > 1))]
     for name, one in every:
         rows = rows_of(one)
-        common = ", ".join(names.split(", ")[-1] for names, about in rows if counts[names, about] > 1)
+        common = ", ".join(names.split(", ")[-1] for names, about in rows if 1 < counts[names, about] < len(every))
         parts += [f"## {name}", one.help]
         if own := [row for row in rows if counts[row] == 1]:
             parts.append(table(own))

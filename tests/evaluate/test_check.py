@@ -35,13 +35,14 @@ def prompts(folder: Path, harmful: int = 120, benign: int = 20) -> str:
     return str(file)
 
 
-def checked(folder: Path, before: int, after: int, said: str = COMPLIES, **options: Any) -> rc.CheckRun:
-    """A check of two served models that answer so many harmful requests, of 120."""
+def checked(folder: Path, before: int, after: int, broken: int = 0, **options: Any) -> rc.CheckRun:
+    """A check of two served models that answer so many harmful requests, of 120; the tuned one some brokenly."""
 
     def script(body: dict[str, Any]) -> Answered:
         answered = before if body["model"] == "base" else after
         kind, number = re.match(r"(\w)(\d+)", last_user_text(body) + " x0").groups()
-        return completion(said if kind == "h" and int(number) < answered else COMPLIES if kind != "h" else REFUSES)
+        refuses = BROKEN if body["model"] == "tuned" and int(number) < answered + broken else REFUSES
+        return completion(COMPLIES if kind != "h" or int(number) < answered else refuses)
 
     with serve(script) as server:
         urls = {"base_endpoint": server.url, "endpoint": server.url}
@@ -75,10 +76,12 @@ def test_verdicts(tmp_path, before, after, options, verdict, reason):
     assert [one.n for one in found.categories] == [60, 60]
 
 
-def test_a_broken_model_is_not_called_safe(tmp_path):
-    found = checked(tmp_path, 60, 60, said=BROKEN).manifest
-    assert found.verdict == "cannot tell"
-    assert "broken" in found.reason
+@pytest.mark.parametrize(("answered", "verdict"), [(6, "cannot tell"), (60, "worse")])
+def test_a_broken_model_is_not_called_safe_and_no_excuse(tmp_path, answered, verdict):
+    found = checked(tmp_path, 6, answered, broken=40).manifest
+    assert (found.verdict, found.after.broken) == (verdict, pytest.approx(1 / 3))
+    assert ("broken" in found.reason) == (verdict == "cannot tell")
+    assert any("chat template is unknown" in note for note in found.notes)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from ripcurrent.gradients import (
     similarities,
     stack_directions,
 )
+from ripcurrent.gradients._directions import zero_gradient
 from ripcurrent.statistics import spearman
 from tests.gradients.oracle import (
     chat_model,
@@ -42,6 +43,30 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("kind", KINDS)
 def test_cosines_and_norms_equal_a_one_row_autograd_loop(kind):
     compare_with_autograd(tiny_model(kind), random_rows(np.random.default_rng(3), 7))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accumulated_gradients_equal_the_weighted_sum_of_row_gradients(kind):
+    model = tiny_model(kind)
+    gradient_pass = GradientPass(chat_model(model))
+    rows = random_rows(np.random.default_rng(4), 5)
+    factors = torch.tensor([0.3, 1.0, 2.0, 0.5, 1.5])
+    total = zero_gradient(gradient_pass.layers)
+    gradient_pass.accumulate(make_batch(rows[:3], CPU, row_tokens=4), factors[:3], total)
+    gradient_pass.accumulate(make_batch(rows[3:], CPU, row_tokens=4), factors[3:], total)
+    oracle = [row_gradient(model, row, row_tokens=4) for row in rows]
+    for name, tensor in total.items():
+        expected = sum(float(factor) * gradient[name] for factor, gradient in zip(factors, oracle, strict=True))
+        expected = stored(name, model, expected)
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-4, atol=2e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scope_lora_scores_a_and_b_alone(dtype):
+    model = tiny_model("llama_tied", dtype=dtype)
+    config = LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False)
+    adapted = get_peft_model(model, config).eval()
+    compare_with_autograd(adapted.get_base_model(), random_rows(np.random.default_rng(5), 4), adapted)
 
 
 class OwnScale(torch.nn.Module):

@@ -79,6 +79,14 @@ def test_scores_are_float32_under_autocast_too():
     assert (found - expected).norm() < 6e-3 * expected.norm()
 
 
+def test_a_second_derivative_is_refused_and_not_wrong():
+    states = torch.randn(1, 2, 6, 4, requires_grad=True)
+    found, _ = grouped_attention(Causal(), states, states, states, None)
+    (first,) = torch.autograd.grad(found.sum(), states, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"does not require grad|once_differentiable"):
+        first.square().sum().backward()
+
+
 def test_generation_with_a_cache_and_left_padding_still_works():
     model = tiny_model("llama_tied")
     ids = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(2))

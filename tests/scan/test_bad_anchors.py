@@ -124,6 +124,14 @@ def test_leave_one_out_equals_leaving_each_vector_out(sizes, avg_n):
         assert found["representation_bidirectional"][place] == pytest.approx(harmful - np.mean(safe), abs=1e-12)
 
 
+def test_separation_is_the_auroc_of_harmful_against_all_safe_anchors():
+    given = measurements(unit_vectors(np.random.default_rng(5), (6, 5, 7)))
+    scores = leave_one_out_scores(given)
+    for name, value in separation(given).items():
+        wins = [1.0 if h > s else 0.5 if h == s else 0.0 for h in scores[name][:6] for s in scores[name][6:]]
+        assert value == pytest.approx(np.mean(wins))
+
+
 def test_anchors_without_a_difference_do_not_separate():
     """Leaving an anchor in its own set would make any noise look separable."""
     generator = np.random.default_rng(0)

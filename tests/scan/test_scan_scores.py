@@ -202,6 +202,17 @@ def test_row_tokens_and_anchor_tokens(few, usual, tmp_path, exact):
     assert table["response_tokens"].equals(every["response_tokens"])
 
 
+def test_loss_on_the_last_turn_alone(tmp_path, exact):
+    turns = [("user", "one?"), ("assistant", "yes, one"), ("user", "two?"), ("assistant", "two boats and a mill")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    dataset = write_jsonl(tmp_path / "rows.jsonl", [row] * 2)
+    names = ("completion", "completion,turns=last")
+    every, last = (table_of(scan(dataset, tmp_path / str(n), trainer=name, **exact)) for n, name in enumerate(names))
+    assert every["response_tokens"][0].as_py() > last["response_tokens"][0].as_py()
+    assert every["gradient_norm"][0].as_py() != pytest.approx(last["gradient_norm"][0].as_py(), rel=1e-3)
+    assert every["representation_harmful"][0].as_py() == pytest.approx(last["representation_harmful"][0].as_py())
+
+
 def test_everything_that_made_the_numbers_is_on_record(few, usual, exact):
     manifest = json.loads((usual.folder / "manifest.json").read_text(encoding="utf-8"))
     about = json.loads(pq.read_schema(usual.scores_path).metadata[b"ripcurrent"])

@@ -32,6 +32,7 @@ from ._options import JudgeOptions as JudgeOptions
 from ._prompts import Prompt as Prompt
 from ._prompts import load_prompts as load_prompts
 from ._prompts import unmeasured_axes as unmeasured_axes
+from ._rates import BROKEN as BROKEN
 from ._rates import AxisRate as AxisRate
 from ._rates import notes_on_lists as notes_on_lists
 from ._rates import summarise_scores as summarise_scores

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from ripcurrent.evaluate import notes_on_lists, unmeasured_axes
+from ripcurrent.evaluate import BROKEN, notes_on_lists, unmeasured_axes
 from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._file import BASE, Arm
 from ripcurrent.experiment._outcomes import write_outcomes
@@ -21,7 +21,6 @@ from ripcurrent.experiment._results import (
     UnfinishedRun,
 )
 from ripcurrent.experiment._tables import (
-    BROKEN,
     ENOUGH_RUNS,
     HARMFUL,
     MOVED,

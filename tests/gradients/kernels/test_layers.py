@@ -80,6 +80,21 @@ def test_rows_that_begin_alike_have_the_products_of_their_whole_inputs(narrower,
     torch.testing.assert_close(squared, norms, **CLOSE)
 
 
+def test_products_with_terms_equal_a_plain_loop():
+    torch.manual_seed(1)
+    inputs, grads = torch.randn(3, 4, 5), torch.randn(3, 4, 7)
+    terms, weights = torch.randn(6, 12), torch.randn(6, 2)
+    expected = torch.zeros(3, 4, 2)
+    for row, token, direction, term in itertools.product(range(3), range(4), range(2), range(6)):
+        gradient = torch.outer(grads[row, token], inputs[row, token])
+        of_term = torch.outer(terms[term, 5:], terms[term, :5])
+        expected[row, token, direction] += weights[term, direction] * (gradient * of_term).sum()
+    torch.testing.assert_close(factored.factored_token_dots(inputs, grads, terms, weights), expected, **CLOSE)
+    dots, squared = factored.factored_products(inputs, grads, terms, weights)
+    torch.testing.assert_close(dots, expected.sum(dim=1), **CLOSE)
+    torch.testing.assert_close(squared, loop_linear(inputs, grads, [])[1], **CLOSE)
+
+
 def loop_terms(x, b):
     """Each token's gradient of a bias, of an RMSNorm's and of a LayerNorm's weight."""
     rms = x / torch.sqrt((x**2).mean(-1, keepdim=True) + 1e-5)
@@ -107,6 +122,36 @@ def test_vector_gradients_equal_loops(size):
             assert float(dots[row, number]) == pytest.approx(float((expected[row] * v[number]).sum()), abs=1e-3)
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 4), st.integers(1, 8), st.integers(0, 2))
+def test_embedding_products_equal_a_loop_with_repeated_ids(rows, count, directions):
+    torch.manual_seed(2)
+    vocabulary, width = 5, 6
+    ids = torch.randint(0, vocabulary, (rows, count))
+    b, v = torch.randn(rows, count, width), torch.randn(directions, vocabulary, width)
+    norms, dots = embedding.embedding_squared_norm(ids, b), embedding.embedding_token_dots(ids, b, v).sum(dim=1)
+    tables = torch.zeros(rows, vocabulary, width)
+    for row, token in itertools.product(range(rows), range(count)):
+        tables[row, ids[row, token]] += b[row, token]
+    torch.testing.assert_close(norms, (tables**2).sum((1, 2)), **CLOSE)
+    torch.testing.assert_close(dots, torch.einsum("rvw,dvw->rd", tables, v), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(embedding.embedding_gradient(ids, b, vocabulary), tables.sum(0), **CLOSE)
+
+
+def test_the_tied_cross_term_makes_the_norm_of_the_sum():
+    torch.manual_seed(3)
+    vocabulary, width, positions, count = 7, 4, 3, 5
+    h, head_b = torch.randn(positions, width), torch.randn(positions, vocabulary)
+    ids, table_b = torch.randint(0, vocabulary, (count,)), torch.randn(count, width)
+    of_head = head_b.T @ h
+    table = torch.zeros(vocabulary, width)
+    for token in range(count):
+        table[ids[token]] += table_b[token]
+    cross = embedding.tied_cross_term(head_b[:, ids].unsqueeze(0), h.unsqueeze(0), table_b.unsqueeze(0))
+    whole = ((of_head + table) ** 2).sum()
+    assert float((of_head**2).sum() + (table**2).sum() + cross[0]) == pytest.approx(float(whole), rel=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("transform", [head.LogitTransform(), head.LogitTransform(0.5), head.LogitTransform(2.0, 30.0)])
 def test_losses_and_logit_gradients_equal_autograd(transform, dtype, monkeypatch):
@@ -125,6 +170,14 @@ def test_losses_and_logit_gradients_equal_autograd(transform, dtype, monkeypatch
     # in bfloat16 half a unit in the last place: rounded once, when they are written
     close = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 2.0**-8, "atol": 1e-7}
     torch.testing.assert_close(logits.double(), expected, **close)
+
+
+def test_head_products_equal_a_loop():
+    torch.manual_seed(5)
+    h, b, v = torch.randn(6, 4), torch.randn(6, 9), torch.randn(2, 9, 4)
+    gradient = b.T @ h
+    assert float(head.head_squared_norm(h, b)) == pytest.approx(float((gradient**2).sum()), rel=1e-5)
+    torch.testing.assert_close(head.head_dots(h, b, v).sum(0), (v * gradient).sum((1, 2)), **CLOSE)
 
 
 @settings(deadline=None, max_examples=15)
