@@ -12,10 +12,9 @@ import torch
 import yaml
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.finetune import finetune
 from ripcurrent.gradients import Directions, MappedStore
 from ripcurrent.models import peak_bytes, process_peak, reset_peak
-from ripcurrent.scan import Execution, ScanOptions, doctor, scan
+from ripcurrent.scan import ScanOptions, scan
 from ripcurrent.scan._passes import SignalStage
 from ripcurrent.scan._scan_model import MARGIN, MemoryPlan, fitting_stage, require_room_for_directions
 from tests.scan.test_scan_resume import Counting
@@ -209,21 +208,3 @@ def test_a_scan_whose_directions_are_in_files_scores_the_same(tmp_path, small_op
     assert {path.suffix for path in mapped.folder.iterdir()} <= {".json", ".parquet", ".yaml", ".lock", ""}
     for name in ("gradient_bidirectional", "gradient_norm"):
         np.testing.assert_allclose(table_of(usual)[name], table_of(mapped)[name], rtol=1e-5, atol=2e-5)
-
-
-def test_what_runs_on_one_gpu_alone_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
-    for module in (MODEL, import_module("ripcurrent.finetune._model")):
-        monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
-    rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(30))
-    recipe = tmp_path / "short.yaml"
-    recipe.write_text("method: full\nlearning_rate: 1.0e-3\nbatch: 4\nsteps: 1\n")
-    auto: dict[str, Any] = {"device": "auto"}
-    for refused, said in (
-        (lambda: scan(rows, tmp_path / "out", memory="8GB", **auto), "--memory needs one"),
-        (lambda: scan(rows, tmp_path / "out", execution=Execution(executor="ray"), **auto), "--device auto"),
-        (lambda: doctor(rows, **auto), "spread over several GPUs fits"),
-        (lambda: finetune(rows, tmp_path / "out", recipe=recipe, **auto), "Training runs on one GPU"),
-    ):
-        with pytest.raises(RipcurrentError, match=said):
-            refused()
-        assert not (tmp_path / "out").exists()

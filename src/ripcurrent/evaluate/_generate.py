@@ -194,9 +194,7 @@ def _forward(
     cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     # An index where a number would do: the slice that a number makes is not contiguous, and on CPU its product
     # with the head copies the head's matrix for every row (four fifths of the time of reading a batch).
-    # Where layers are spread over GPUs the index would lie on the first and the states on the last.
-    spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
-    last = 1 if spread else torch.tensor([-1], device=tokens.device)
+    last = torch.tensor([-1], device=tokens.device)
     inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, cache_name: cache}
     chosen: Tensor = model(**inputs, use_cache=True, logits_to_keep=last).logits[:, -1].argmax(dim=-1)
     return chosen

@@ -42,7 +42,7 @@ class EvaluateOptions(Options):
     timeout: float = Field(default=60.0, gt=0)
     """Seconds to wait for an answer. Five attempts are made."""
     device: str | None = None
-    """``cuda``, ``mps``, ``cpu``, or ``auto`` to spread layers over all GPUs."""
+    """``cuda``, ``mps`` or ``cpu``; the best one there is when left out."""
     dtype: str | None = None
     """Compute type, such as ``bfloat16``."""
 

@@ -13,7 +13,6 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune._recipe import Recipe
 from ripcurrent.finetune._run import ResultKind
 from ripcurrent.models import (
-    AUTO_DEVICE,
     ChatModel,
     choose_device,
     choose_dtype,
@@ -30,11 +29,6 @@ def compute_dtype(recipe: Recipe, device: str | None, dtype: str | None) -> torc
     if named == "float16":
         raise RipcurrentError(
             "Nothing is fine-tuned in float16: gradients leave its range.", "Use bfloat16 or float32."
-        )
-    if device == AUTO_DEVICE:
-        raise RipcurrentError(
-            "Training runs on one GPU, and device auto spreads a model over several.",
-            "One GPU is needed: leave device out, or give cuda.",
         )
     chosen = choose_device(device)
     if chosen.index:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -35,9 +35,6 @@ class Batch:
     @property
     def rows(self) -> int:
         return self.ids.shape[0]
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def common_tokens(self) -> int:
         """How many first tokens are the same in all rows."""

@@ -31,11 +31,10 @@ class GradientPass:
         self.layers: ModelLayers = find_layers(chat_model.model, chat_model.scope)
         self._transform = find_logit_transform(self.layers.causal)
         self._token_axes: dict[str, int] | None = None
-        self._spread = len(chat_model.devices) > 1
 
     def measure(self, batch: Batch, directions: Directions, *, features: bool = False) -> BatchSignals:
         """Each row's dots with the directions, squared gradient norm and losses; with ``features`` its state too."""
-        products = RowProducts(self.layers, directions, batch.to(self.layers.head.weight.device))
+        products = RowProducts(self.layers, directions, batch)
         with self._forward(batch, batch.row_weights(), products) as (hidden, hidden_grad):
             torch.autograd.backward([hidden], [hidden_grad])
         return BatchSignals(
@@ -79,31 +78,17 @@ class GradientPass:
         if len(self.layers.tables()) > 1:
             # a position table is in scope: each row looks its own entries up
             extra["position_ids"] = torch.arange(tokens, device=self.device).expand_as(batch.ids).contiguous()
-        shared = 0 if self._spread else worth_sharing(batch)
-        with (
-            hooks.attached(rows, tokens, shared),
-            torch.enable_grad(),
-            # each device has a thread of its own otherwise, and hooks are written for one
-            torch.autograd.set_multithreading_enabled(not self._spread),
-        ):
+        with hooks.attached(rows, tokens, worth_sharing(batch)), torch.enable_grad():
             hidden = self.layers.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
-            at = self.layers.head.weight.device
-            states = hidden.detach().to(at)
+            states = hidden.detach()
             hidden_grad = torch.zeros_like(states)
-            for chunk in head_chunks(
-                self.layers, self._transform, batch.to(at), states, row_weights.to(at), hidden_grad
-            ):
+            for chunk in head_chunks(self.layers, self._transform, batch, states, row_weights, hidden_grad):
                 hooks.head(chunk)
-            yield hidden, hidden_grad.to(hidden.device)
+            yield hidden, hidden_grad
 
 
 def _sum_in_float64(parts: list[Tensor]) -> npt.NDArray[np.float64]:
-    """The sum of tensors of one shape, fetched from each device that they are on at once."""
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for part in parts:
-        by_device.setdefault(part.device, []).append(part)
-    stacked = [torch.stack(each).cpu().double().numpy() for each in by_device.values()]
-    total: npt.NDArray[np.float64] = np.concatenate(stacked).sum(axis=0)
+    total: npt.NDArray[np.float64] = torch.stack(parts).cpu().double().numpy().sum(axis=0)
     return total
 
 
@@ -128,5 +113,4 @@ class FeatureReader:
 
 def last_states(hidden: Tensor, batch: Batch) -> Features:
     """Each row's state at its last token, shape ``(rows, width)``, of states ``(rows, tokens, width)``."""
-    rows = torch.arange(batch.rows, device=hidden.device)
-    return hidden[rows, batch.lengths.to(hidden.device) - 1].float().cpu().numpy()
+    return hidden[torch.arange(batch.rows, device=hidden.device), batch.lengths - 1].float().cpu().numpy()

@@ -77,7 +77,6 @@ def find_logit_transform(causal: Any) -> LogitTransform:
     ids = torch.arange(1, 7, device=head.weight.device).unsqueeze(0) % causal.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
         hidden = getattr(causal, causal.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
-        hidden = hidden.to(head.weight.device)
         own = transform(torch.nn.functional.linear(hidden, head.weight, head.bias))
         theirs = causal(input_ids=ids, use_cache=False).logits.float()
     if not torch.isfinite(theirs).all():

@@ -123,7 +123,7 @@ class LayerHooks:
             if layer.bias is not None:
                 self.bias(layer, layer.bias, own)
         inputs, shared = self._inputs.pop(number)
-        return GroupGradients(group, inputs.to(grad.device), grads, shared)
+        return GroupGradients(group, inputs, grads, shared)
 
     def _after_linear(
         self, number: int, member: int, sharing: SharedLinear | None, module: nn.Module, args: Any, output: Tensor
@@ -139,8 +139,6 @@ class LayerHooks:
         output.register_hook(partial(self._other_hook, layer, args[0].detach()))  # type: ignore[no-untyped-call]
 
     def _other_hook(self, layer: TrackedLayer, inputs: Tensor, grad: Tensor) -> None:
-        # where layers are spread over devices their hooks move what comes in, after it is seen here
-        inputs = inputs.to(grad.device)
         if layer.kind == "embedding":
             raw = grad if layer.scale == 1.0 else grad * layer.scale
             padding = getattr(layer.module, "padding_idx", None)

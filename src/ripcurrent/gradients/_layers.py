@@ -298,13 +298,13 @@ class TrialPass:
         if x.shape[-1:] != matrix.shape[1:]:
             return False
         offset = None if bias is None else bias.float()
-        expected = nn.functional.linear(x.to(weight.device).float(), matrix, offset)
+        expected = nn.functional.linear(x.float(), matrix, offset)
         coarser: torch.dtype = min(weight.dtype, x.dtype, key=lambda kind: kind.itemsize)
-        return _close(output.to(weight.device), expected, coarser)
+        return _close(output, expected, coarser)
 
     def embedding_scale(self, module: nn.Embedding) -> float | None:
         """The constant by which the module's output exceeds its raw lookup; None when there is no such constant."""
-        ids, output = self.inputs[module][0].to(module.weight.device), self.outputs[module].float()
+        ids, output = self.inputs[module][0], self.outputs[module].float()
         if ids.is_floating_point() or ids.numel() * module.weight.shape[1] != output.numel():
             return None
         raw = module.weight[ids].float()
@@ -318,8 +318,7 @@ class TrialPass:
         epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         if not isinstance(epsilon, float) or self.inputs[module][0].shape[-1:] != module.weight.shape:
             return None
-        device = module.weight.device
-        x, output = self.inputs[module][0].to(device).float(), self.outputs[module].to(device).float()
+        x, output = self.inputs[module][0].float(), self.outputs[module].float()
         weight, bias = module.weight.float(), getattr(module, "bias", None)
         centred = nn.functional.layer_norm(x, x.shape[-1:], eps=epsilon) * weight
         expected: list[tuple[NormKind, Tensor]] = [("layer_norm", centred if bias is None else centred + bias.float())]

@@ -17,9 +17,6 @@ from ._load import held_model as held_model
 from ._load import load_model as load_model
 from ._load import load_tokenizer as load_tokenizer
 from ._load import with_adapter as with_adapter
-from ._machine import AUTO_DEVICE as AUTO_DEVICE
-from ._machine import WEIGHTS_SHARE as WEIGHTS_SHARE
-from ._machine import WEIGHTS_SHARE_WITH_DIRECTIONS as WEIGHTS_SHARE_WITH_DIRECTIONS
 from ._machine import FreedMemory as FreedMemory
 from ._machine import choose_device as choose_device
 from ._machine import choose_dtype as choose_dtype

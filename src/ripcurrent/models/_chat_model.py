@@ -37,7 +37,7 @@ class ChatModel:
     tokenizer: PreTrainedTokenizerBase
     """Its fast tokenizer, which pads on the right; pad = eos where the model names no pad token."""
     device: torch.device
-    """Where the parameters are, and batches go; of a model spread over GPUs the embedding's."""
+    """Where the parameters are, and batches go."""
     dtype: torch.dtype
     """Compute type, that of the parameters; an unmerged LoRA's A and B stay in float32."""
     scope: Scope
@@ -57,12 +57,6 @@ class ChatModel:
     fresh_lora: tuple[int, int] | None = None
     """Rank and seed of the fresh LoRA that scope ``lora`` takes without an adapter; else None."""
 
-    @property
-    def devices(self) -> tuple[torch.device, ...]:
-        """Every device that parameters are on: several where layers are spread over GPUs, else ``device`` alone."""
-        found = {parameter.device for parameter in self.model.parameters()}
-        return tuple(sorted(found, key=lambda one: (one.type, one.index or 0))) if len(found) > 1 else (self.device,)
-
 
 class ModelInfo(BaseModel, frozen=True, use_attribute_docstrings=True):
     """What a manifest keeps of a `ChatModel`; None, in a fine-tuning run's manifest, where training changes it."""
@@ -73,7 +67,6 @@ class ModelInfo(BaseModel, frozen=True, use_attribute_docstrings=True):
     parameters: int | None = None
     """Number of scalar parameters; a matrix that two modules share counts once."""
     device: str | None = None
-    """Every device that parameters are on, separated by commas."""
     dtype: str | None = None
     attention: str | None = None
     """Attention kernel, by its name in transformers."""
@@ -103,7 +96,7 @@ def describe(chat_model: ChatModel) -> ModelInfo:
     known: dict[str, Any] = {name: getattr(chat_model, name, None) for name in ModelInfo.model_fields}
     known |= {"architecture": config.model_type, "attention": config._attn_implementation}
     known |= {"parameters": sum(parameter.numel() for parameter in chat_model.model.parameters())}
-    known |= {"device": ", ".join(map(str, chat_model.devices)), "dtype": str(chat_model.dtype).removeprefix("torch.")}
+    known |= {"device": str(chat_model.device), "dtype": str(chat_model.dtype).removeprefix("torch.")}
     return ModelInfo(**{**known, "fresh_lora_rank": rank, "fresh_lora_seed": seed})
 
 

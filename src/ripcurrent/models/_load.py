@@ -27,7 +27,7 @@ from ripcurrent.models._chat_model import (
 )
 from ripcurrent.models._identity import combine_sha256, config_sha256, file_sha256
 from ripcurrent.models._libraries import first_line, quiet_libraries
-from ripcurrent.models._machine import WEIGHTS_SHARE, choose_device, choose_dtype, room_on_gpus, sum_in_float32
+from ripcurrent.models._machine import choose_device, choose_dtype, sum_in_float32
 from ripcurrent.models._source import (
     EMBEDDED,
     EMBEDDED_BARE,
@@ -52,7 +52,6 @@ def load_model(
     dtype: str | None = None,
     scope: Scope = "all",
     seed: int = 0,
-    weights_share: float = WEIGHTS_SHARE,
 ) -> ChatModel:
     """Load a chat model for scoring. Never runs code of a model's repository; only a hub id touches the network.
 
@@ -63,11 +62,10 @@ def load_model(
             chat template may stand behind it: ``owner/name,enable_thinking=false``.
         adapter: A PEFT LoRA adapter, folder or hub id. Scopes ``all`` and ``linear`` merge it in float32; ``lora``
             keeps it unmerged. A tokenizer that was saved with it takes the place of the model's.
-        device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto`` (layers on all GPUs); None is the best here.
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None is the best here.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None is bfloat16 where the device computes in it natively.
         scope: What gradients will be taken over; ``lora`` without an adapter takes a fresh LoRA of rank 8 (B = 0).
         seed: Seed of the fresh LoRA's A.
-        weights_share: Share of each GPU's free memory that weights may take with ``auto``.
     """
     called, adapter = str(name), None if adapter is None else str(adapter)
     name, _ = split_variables(called)
@@ -78,7 +76,6 @@ def load_model(
     sum_in_float32()
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
-    room = room_on_gpus(device, weights_share)
     source, folder = _found(name)
     own = None if adapter is None else find_adapter(adapter)
     merged = [("guard", find_adapter(str(GUARD_FOLDER)))] if name == EMBEDDED else []
@@ -91,7 +88,7 @@ def load_model(
         tokenizer = load_tokenizer(called, adapter=adapter)
         # Before a merge the weights stay as they are stored, so that they are rounded once, after it.
         stored_dtype = "auto" if merged and torch_dtype != torch.float32 else torch_dtype
-        model = load_base(folder, name, config, torch_device, stored_dtype, room)
+        model = load_base(folder, name, config, torch_device, stored_dtype)
         _check_vocabulary(model, tokenizer, tokenizer.name_or_path if own is not None else name)
         model = _merged(model, merged, torch_dtype, name)
         if torch_device.type == "cpu" and torch_dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa":
@@ -106,7 +103,7 @@ def load_model(
         name=called,
         model=model,
         tokenizer=tokenizer,
-        device=torch_device if room is None else model.get_input_embeddings().weight.device,
+        device=torch_device,
         dtype=torch_dtype,
         scope=scope,
         adapter=adapter,

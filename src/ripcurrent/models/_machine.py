@@ -11,12 +11,6 @@ import torch
 from ripcurrent.errors import RipcurrentError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-AUTO_DEVICE = "auto"
-"""As a device: a model's layers on all GPUs of this machine, whole layers on each."""
-WEIGHTS_SHARE = 0.9
-"""Share of each GPU's free memory that the weights of a model spread over them may take."""
-WEIGHTS_SHARE_WITH_DIRECTIONS = 0.5
-"""The same where directions come on top. Two take half of what the weights do at 8B, less where layers are wider."""
 _PROCESS = torch.device("cpu")
 _BEFORE_RESET: dict[torch.device, int] = {}
 """The peaks before the last reset, which the system forgets: of the process, and of each CUDA device."""
@@ -27,10 +21,10 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "al
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device (``cpu``, ``cuda``, ``cuda:1``, ``mps``), or for None or ``auto`` the best: cuda, mps, cpu."""
+    """The named device (``cpu``, ``cuda``, ``cuda:1``, ``mps``), or for None the best one: cuda, mps, cpu."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     available = [kind for kind, there in here.items() if there]
-    if name is None or name == AUTO_DEVICE:
+    if name is None:
         return torch.device(available[0])
     try:
         device = torch.device(name)
@@ -40,13 +34,6 @@ def choose_device(name: str | None) -> torch.device:
     if device is None or device.type not in available or (device.index or 0) >= count:
         raise RipcurrentError(f"There is no device {name!r} here.", f"Devices on this machine: {', '.join(available)}.")
     return device
-
-
-def room_on_gpus(name: str | None, share: float) -> dict[int, int] | None:
-    """Bytes of weights that each GPU may take, by number, where ``auto`` finds several; else None: one device."""
-    if name != AUTO_DEVICE or not torch.cuda.is_available() or torch.cuda.device_count() < 2:
-        return None
-    return {number: int(share * torch.cuda.mem_get_info(number)[0]) for number in range(torch.cuda.device_count())}
 
 
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:

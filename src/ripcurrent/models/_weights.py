@@ -1,7 +1,7 @@
 """Read a model's weights, and refuse those that the method does not cover or that are not of one model."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +79,10 @@ def _expert_counts(config: Mapping[str, Any]) -> Iterator[int]:
 
 
 def load_base(
-    folder: Path,
-    name: str,
-    config: PretrainedConfig,
-    device: torch.device,
-    dtype: torch.dtype | str,
-    room: dict[int, int] | None,
+    folder: Path, name: str, config: PretrainedConfig, device: torch.device, dtype: torch.dtype | str
 ) -> PreTrainedModel:
     has_fused = getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_supports_sdpa", True)
     options: dict[str, Any] = {"device_map": {"": str(device)}} if device.type != "cpu" else {}
-    if room is not None:
-        options = {"device_map": "auto", "max_memory": room}
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -107,14 +100,9 @@ def load_base(
     except _LOAD_ERRORS as error:
         if is_out_of_memory(error):
             raise RipcurrentError(
-                f"{name} does not fit into the memory of {device if room is None else 'these GPUs'}.",
-                "Try dtype bfloat16 or another device.",
+                f"{name} does not fit into the memory of {device}.", "Try dtype bfloat16 or another device."
             ) from error
-        if room is not None and "offload" in str(error):
-            raise _too_large_for_gpus(name, room) from error
         raise _unreadable(name, error) from error
-    if room is not None:
-        _check_placement(model, name, room)
     _check_keys(model, name, loading)
     _check_modules(model, name)
     return model
@@ -146,28 +134,6 @@ def _belongs_to(model: PreTrainedModel, key: str) -> bool:
         return False
     has = [any(name.startswith(layer) for name in names) for layer in (f"{numbered[1]}0.", numbered[0])]
     return has == [True, False]
-
-
-def _check_placement(model: PreTrainedModel, name: str, room: dict[int, int]) -> None:
-    """Refuse layers that found no GPU, and a matrix that embeds and predicts but became two."""
-    places: dict[str, Any] = getattr(model, "hf_device_map", {})
-    if outside := [part for part, place in places.items() if str(place) in ("cpu", "disk")]:
-        raise _too_large_for_gpus(name, room, outside)
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    if getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False) and embedding is not head:
-        what = f"are one matrix, and became two on {embedding.device} and {head.device}"
-        hint = "Do not use device auto: its gradient is only that of one matrix on one GPU."
-        raise RipcurrentError(f"The embedding and the head of {name} {what}.", hint)
-
-
-def _too_large_for_gpus(name: str, room: dict[int, int], outside: Sequence[str] = ()) -> RipcurrentError:
-    left = f": {len(outside)} of its parts, the first {outside[0]}, found no place" if outside else ""
-    share = " + ".join(f"{size / 1e9:.1f}" for size in room.values())
-    return RipcurrentError(
-        f"{name} does not fit on the {len(room)} GPUs here{left}. Of their free memory {share} GB are for weights.",
-        "Use dtype bfloat16, more or emptier GPUs, or device cpu; in a scan signals representation, where weights may "
-        "take more without directions.",
-    )
 
 
 def _unreadable(name: str, error: Exception) -> RipcurrentError:

@@ -140,11 +140,6 @@ def doctor(
     ``changes`` are options of the scan by name. Raises `RipcurrentError` for what a scan would refuse.
     """
     options = ScanOptions.resolve(None, changes if model is None else {**changes, "model": model})
-    if options.device == "auto":
-        raise RipcurrentError(
-            "doctor measures on one device, and does not know whether a model spread over several GPUs fits on each.",
-            "One GPU is needed: leave --device auto out, or scan a few rows with it (--limit 100).",
-        )
     progress = progress or SilentProgress()
     progress.step("looking at the environment")
     findings = environment(options.device, options.dtype)

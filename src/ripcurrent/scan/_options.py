@@ -23,7 +23,7 @@ class ScanOptions(RowOptions):
     adapter: str | None = Field(default=None, json_schema_extra={"metavar": "A"})
     """PEFT adapter: folder or hub id. Merged for scoring; --scope lora takes gradients over it instead."""
     device: str | None = None
-    """cuda, mps, cpu, or auto: layers on all GPUs. The best one there is unless named."""
+    """cuda, mps or cpu; the best one there is unless named."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Compute type; bfloat16 where the device computes in it natively."""
     anchors: str = Field(default="builtin", json_schema_extra={"metavar": "FILE"})
@@ -155,11 +155,6 @@ def require_combination(
             options.dtype == "float16" and options.wants_gradient,
             "Gradients leave the range of float16: their products overflow and underflow.",
             "Use --dtype bfloat16 or float32, or --signals representation.",
-        ),
-        (
-            options.device == "auto" and (on_ray or capped),
-            f"--device auto spreads the model over all GPUs; {'--executor ray' if on_ray else '--memory'} needs one.",
-            f"{one} A batch that runs out of memory is measured in halves.",
         ),
         (
             capped and on_ray,

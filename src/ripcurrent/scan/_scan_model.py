@@ -15,8 +15,6 @@ from ripcurrent.data import Row
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.gradients import WIDTH_MULTIPLE, Halving, RanOut, attempt, in_memory
 from ripcurrent.models import (
-    WEIGHTS_SHARE,
-    WEIGHTS_SHARE_WITH_DIRECTIONS,
     ChatModel,
     device_peak,
     give_back_freed_memory,
@@ -38,8 +36,7 @@ MARGIN = 0.9
 def load_scan_model(options: ScanOptions, held: ChatModel | None = None) -> ChatModel:
     """The model to score with, or the one in memory; it needs a chat template and ``max_tokens`` positions."""
     named = options.model_dump(include={"adapter", "device", "dtype", "scope", "seed"})
-    share = WEIGHTS_SHARE_WITH_DIRECTIONS if options.wants_gradient else WEIGHTS_SHARE
-    chat_model = held or load_model(name=options.model, **named, weights_share=share)
+    chat_model = held or load_model(name=options.model, **named)
     require_chat_template(chat_model)
     require_positions(chat_model, options.max_tokens)
     return chat_model
@@ -179,8 +176,7 @@ def memory_record(
     stage: SignalStage, options: ScanOptions, plan: MemoryPlan, here: bool = True
 ) -> dict[str, JsonValue]:
     """What the manifest keeps of memory in this process: what ran out, the cap, its plan and whether it was kept."""
-    # of several devices, the fullest one's
-    peak = max(map(device_peak, stage.chat_model.devices))
+    peak = device_peak(stage.chat_model.device)
     # what ran out in another process is unknown here
     record: dict[str, JsonValue] = {"batches_halved": stage.halving.batches_halved} if here else {}
     if stage.chat_model.device.type == "cuda":
