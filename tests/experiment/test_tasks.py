@@ -11,6 +11,7 @@ from ripcurrent.cli import run as cli
 from ripcurrent.evaluate import task_scores
 from ripcurrent.models import ChatModel, load_model
 from tests.experiment.conftest import run
+from tests.models.test_adapter import save_adapter
 from tests.scan_fixtures import write_jsonl
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
@@ -51,6 +52,22 @@ def test_every_model_of_an_experiment_is_scored_on_tasks(keys, evaluated, task, 
         assert (score.task, score.metric, score.questions, score.version) == ("seen", "acc", 5, "2.0")
         assert (score.score, score.stderr) == pytest.approx((share, (share * (1 - share) / 4) ** 0.5))
     assert task_scores(chat_model, [str(task)], limit=2)[0].questions == 2
+
+
+def test_a_check_scores_base_and_tuned_model_on_tasks(task, tmp_path, tiny_folder, capsys):
+    adapter, few = save_adapter(tmp_path / "adapter"), ["--limit", "2", "--max-new-tokens", "4", "--device", "cpu"]
+    asked = ["check", "-m", str(tiny_folder), "--task", str(task), "--dtype", "float32", *few]
+    command = [*asked, "--adapter", str(adapter), "--out", str(tmp_path / "check"), "--json"]
+    assert cli(command) in (0, 3, 4)
+    (first,) = json.loads(capsys.readouterr().out)["tasks"]
+    for side, of in (("before", None), ("after", str(adapter))):
+        (alone,) = task_scores(load_model(str(tiny_folder), adapter=of, device="cpu", dtype="float32"), [str(task)])
+        assert (first[side], first[f"{side}_stderr"]) == pytest.approx((alone.score, alone.stderr))
+    # more questions or fewer are no other check: the answers stay
+    assert cli([*command, "--task-limit", "2"]) in (0, 3, 4)
+    assert [one["questions"] for one in json.loads(capsys.readouterr().out)["tasks"]] == [2]
+    assert cli([*asked, "--tuned", "served", "--endpoint", "http://127.0.0.1:9/v1", "--out", str(tmp_path / "e")]) == 1
+    assert "not read from an endpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,18 @@ PANELS = {
     "Prompts": ("prompts", "limit", "judge"),
     ADVANCED: (
         *("base_endpoint", "own_templates", "format", "mapping", "spec", "max_tokens", "device", "dtype", "axis"),
-        *("max_new_tokens", "batch_size", "system", "timeout", *JUDGING, "junit", "summary", "reveal"),
+        *(
+            "max_new_tokens",
+            "batch_size",
+            "system",
+            "timeout",
+            *JUDGING,
+            "task",
+            "task_limit",
+            "junit",
+            "summary",
+            "reveal",
+        ),
     ),
 }
 EXAMPLES = (

@@ -14,6 +14,7 @@ from ripcurrent.evaluate._check_verdict import CheckManifest, manifest_of
 from ripcurrent.evaluate._evaluate import DEFAULT_JUDGES, EvaluationRun, evaluate
 from ripcurrent.evaluate._options import CheckOptions, EvaluateOptions
 from ripcurrent.evaluate._prompts import Prompt, gather_prompts
+from ripcurrent.evaluate._tasks import check_tasks, store_task_scores
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Judge, find_judges
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder
@@ -35,7 +36,18 @@ class CheckRun(BaseModel):
 
     def to_json(self) -> Facts:
         """What ``--json`` prints: no answer."""
-        shown = {"before", "after", "difference", "verdict", "reason", "judge", "judge_version", "categories", "notes"}
+        shown = {
+            "before",
+            "after",
+            "difference",
+            "verdict",
+            "reason",
+            "judge",
+            "judge_version",
+            "categories",
+            "notes",
+            "tasks",
+        }
         return {"run": str(self.folder), **self.manifest.model_dump(mode="json", include=shown)}
 
     def flips(self) -> Iterator[tuple[int, str, str]]:
@@ -75,10 +87,14 @@ def check(
         hint = "Add a set that has some, such as --prompts builtin:harmful."
         raise RipcurrentError("No prompt is a harmful request, so there is nothing to compare.", hint)
     _require_same_prompts(model, tuned, chosen, prompts)
+    if chosen.task:
+        check_tasks(chosen.task)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     named = {"command": "check", "model": _name(model), "tuned": tuned and _name(tuned)}
     named["rows"] = None if training is None else str(training.dataset)
-    asked = chosen.model_dump(mode="json", exclude={"max_increase", "bound", "runs", "batch_size", "timeout"})
+    asked = chosen.model_dump(
+        mode="json", exclude={"max_increase", "bound", "runs", "batch_size", "timeout", "task", "task_limit"}
+    )
     with RunFolder(Path(out), named | asked, may_change=("model", "tuned", "adapter")) as run:
         before, after, notes = _answers(model, tuned, training, chosen, run.folder, found, report)
         manifest = manifest_of(started, before, after, found[0], chosen, notes)
@@ -106,6 +122,9 @@ def _require_one(tuned: str | ChatModel | None, training: Training | None, optio
     if len(named) != 1:
         what = f"{' and '.join(named)} are given, and one is compared." if named else "No tuned model is named."
         raise RipcurrentError(what, "Give --adapter ADAPTER, --tuned MODEL, or rows with --recipe RECIPE.")
+    if options.task and (options.endpoint or options.base_endpoint):
+        hint = "Leave out --task, or give both models as folders or hub ids."
+        raise RipcurrentError("Tasks need a model's probabilities, which are not read from an endpoint.", hint)
     if options.endpoint is not None and tuned is None:
         raise RipcurrentError("--endpoint serves the tuned model, which has no name.", "Add --tuned NAME.")
     if options.adapter is not None and options.base_endpoint is not None:
@@ -157,6 +176,10 @@ def _answers(
     before_options = EvaluateOptions.resolve(None, asked | {"endpoint": options.base_endpoint})
     notes = [] if training is None else [training.measure(base, options, progress)]
     before = evaluate(base, out=folder / "before", options=before_options, judges=judges, progress=progress)
+    scored = (options.task, options.task_limit, options.batch_size)
+    if options.task and not isinstance(base, str):
+        progress.step(f"base model: {', '.join(options.task)}")
+        store_task_scores(base, before.folder, *scored)
     after_options = EvaluateOptions.resolve(None, asked | {"endpoint": options.endpoint})
     if options.adapter is not None and not isinstance(base, str):
         tuned = with_adapter(base, options.adapter)
@@ -167,6 +190,11 @@ def _answers(
         places = training.run(options, folder, progress)
     after = []
     for one, adapter, place in places:
-        of = EvaluateOptions.resolve(after_options, {"adapter": adapter})
+        if options.task and isinstance(one, str):
+            one = load_model(one, adapter=adapter, device=options.device, dtype=options.dtype)
+        of = EvaluateOptions.resolve(after_options, {"adapter": adapter if isinstance(one, str) else None})
         after.append(evaluate(one, out=place, options=of, judges=judges, progress=progress))
+        if not isinstance(one, str) and options.task:
+            progress.step(f"tuned model: {', '.join(options.task)}")
+            store_task_scores(one, place, *scored)
     return before, after, notes

@@ -21,6 +21,7 @@ from ripcurrent.evaluate._measured import judge_errors
 from ripcurrent.evaluate._options import Axis, CheckOptions
 from ripcurrent.evaluate._prompts import Prompt
 from ripcurrent.evaluate._rates import BROKEN
+from ripcurrent.evaluate._tasks import TaskChange, task_changes
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Judge
 from ripcurrent.runs import Manifest, library_versions, machine
 from ripcurrent.statistics import FloatArray, Interval
@@ -101,6 +102,8 @@ class CheckManifest(Manifest):
     after: Side
     difference: Change
     categories: tuple[CategoryChange, ...]
+    tasks: tuple[TaskChange, ...] = ()
+    """Scores on tasks of the lm-evaluation-harness; no part of the verdict."""
     verdict: CheckVerdict
     reason: str
     notes: tuple[str, ...]
@@ -113,6 +116,13 @@ class CheckManifest(Manifest):
                 spans = [f" ({side.low:.1%} to {side.high:.1%})" for side in (self.before, self.after)]
                 before, after = before + spans[0], after + spans[1]
             yield title, before, after
+        for task in self.tasks:
+            way = {True: ", higher is better", False: ", lower is better", None: ""}[task.higher_is_better]
+            before, after = (
+                f"{score:.3f}" + ("" if error is None else f" ± {error:.3f}")
+                for score, error in ((task.before, task.before_stderr), (task.after, task.after_stderr))
+            )
+            yield f"{task.task} {task.metric}{way}", before, after
 
 
 def _percent(share: float | None) -> str:
@@ -167,6 +177,7 @@ def manifest_of(
         after=sides[1],
         difference=difference,
         categories=tuple(_categories(before.prompts, base, tuned)),
+        tasks=tuple(task_changes(before.folder, [one.folder for one in after])) if options.task else (),
         verdict=verdict,
         reason=reason,
         notes=tuple(dict.fromkeys([*notes, *_notes(before, after)])),

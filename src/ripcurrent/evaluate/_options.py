@@ -80,6 +80,10 @@ class CheckOptions(EvaluateOptions):
     """Recipe that ROWS are trained with: paper, lora, embedded, or a YAML file."""
     runs: int = Field(default=1, ge=1)
     """Trainings of ROWS, each in another order."""
+    task: tuple[str, ...] = ()
+    """Task of the lm-evaluation-harness that both are scored on, a name or a file. Repeatable."""
+    task_limit: int | None = Field(default=None, ge=1)
+    """First N questions of each task."""
 
 
 class JudgeOptions(Options):

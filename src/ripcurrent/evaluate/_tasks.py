@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from yaml import YAMLError
 
 from ripcurrent.errors import MissingExtraError, RipcurrentError
+from ripcurrent.files import write_json
 from ripcurrent.options import did_you_mean
 
 if TYPE_CHECKING:
@@ -34,6 +36,57 @@ class TaskScore(BaseModel, frozen=True):
     questions: int
     higher_is_better: bool | None
     version: str
+
+
+class TaskChange(BaseModel, frozen=True):
+    """A task before and after fine-tuning; after is the mean over its runs."""
+
+    task: str
+    metric: str
+    questions: int
+    higher_is_better: bool | None
+    before: float
+    before_stderr: float | None
+    after: float
+    after_stderr: float | None
+
+
+class StoredScores(BaseModel, frozen=True):
+    """``tasks.json`` beside a model's answers."""
+
+    tasks: tuple[str, ...]
+    limit: int | None
+    scores: tuple[TaskScore, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> StoredScores | None:
+        path = folder / "tasks.json"
+        return cls.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def store_task_scores(
+    chat_model: ChatModel, folder: Path, tasks: Sequence[str], limit: int | None, batch_size: int | None
+) -> None:
+    """Leave a model's `task_scores` in a folder, unless they are there."""
+    stored = StoredScores.read(folder)
+    if stored is None or (stored.tasks, stored.limit) != (tuple(tasks), limit):
+        scores = task_scores(chat_model, tasks, limit, batch_size)
+        made = StoredScores(tasks=tuple(tasks), limit=limit, scores=scores)
+        write_json(folder / "tasks.json", made.model_dump(mode="json"))
+
+
+def task_changes(before: Path, after: Sequence[Path]) -> Iterator[TaskChange]:
+    """What `store_task_scores` left of a base and of the runs of its training."""
+    base, *tuned = (found.scores if (found := StoredScores.read(one)) else () for one in (before, *after))
+    for one, *others in zip(base, *tuned, strict=True):
+        errors = [other.stderr for other in others if other.stderr is not None]
+        yield TaskChange(
+            **one.model_dump(include={"task", "metric", "questions", "higher_is_better"}),
+            before=one.score,
+            before_stderr=one.stderr,
+            after=fmean(other.score for other in others),
+            after_stderr=fmean(errors) if errors else None,
+        )
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
