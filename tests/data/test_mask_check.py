@@ -6,6 +6,7 @@ import pytest
 
 from ripcurrent.data import check_masks, read_rows, trained_tokens
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.models import load_tokenizer
 from tests.cli.command import Command
 from tests.data.chat_tokenizers import build
 from tests.scan_fixtures import write_jsonl
@@ -41,8 +42,9 @@ def test_columns_and_turns_that_are_not_trained_are_counted_by_one_process_or_tw
 
 
 def test_the_command_exits_with_3_where_something_is_not_trained(tmp_path, tiny_folder, command: Command):
-    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    said = command("doctor", path, "-m", tiny_folder, "--trainer", "completion", "--trainer", "trl", "--json")
+    path, alone = write_jsonl(tmp_path / "rows.jsonl", ROWS), tmp_path / "tokenizer"
+    load_tokenizer(str(tiny_folder)).save_pretrained(alone)
+    said = command("doctor", path, "-m", alone, "--trainer", "completion", "--trainer", "trl", "--json")
     assert said.code == 3
     assert json.loads(said.out)["differing"] == 3
     page = tmp_path / "page.html"

@@ -13,7 +13,15 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import _source, config_sha256, describe, file_sha256, load_model, tokenizer_sha256
+from ripcurrent.models import (
+    _source,
+    config_sha256,
+    describe,
+    file_sha256,
+    load_model,
+    load_tokenizer,
+    tokenizer_sha256,
+)
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny, tiny_tokenizer
 
@@ -68,6 +76,10 @@ def test_a_hub_model_carries_its_commit_and_fetches_no_code(tmp_path, monkeypatc
     info = describe(loaded)
     assert (info.name, info.revision) == (loaded.name, loaded.revision) == ("someone/some-model", commit)
     assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in asked)
+    asked.clear()
+    load_tokenizer("someone/some-model")
+    assert "*.json" in asked
+    assert not any("safetensors" in pattern for pattern in asked), "a tokenizer needs no weights"
 
 
 CODE = """

@@ -39,6 +39,7 @@ from ripcurrent.models._source import (
     embedded_gguf,
     find_adapter,
     find_model,
+    find_tokenizer,
     weight_files,
 )
 from ripcurrent.models._weights import load_base, read_config
@@ -144,10 +145,10 @@ def with_adapter(chat_model: ChatModel, adapter: str | Path) -> ChatModel:
 
 
 def load_tokenizer(name: str, *, adapter: str | None = None) -> PreTrainedTokenizerBase:
-    """A model's tokenizer without its weights, as :func:`load_model` has it."""
+    """A model's tokenizer, as :func:`load_model` has it; its weights need not be there."""
     name, variables = split_variables(name)
     with quiet_libraries():
-        tokenizer = _load_tokenizer(_found(name)[1], name)
+        tokenizer = _load_tokenizer(find_tokenizer(name) or _found(name)[1], name)
         if adapter is not None:
             tokenizer = _of_adapter(tokenizer, find_adapter(adapter), adapter)
     set_variables(tokenizer, variables, name)

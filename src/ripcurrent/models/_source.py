@@ -79,6 +79,16 @@ def find_model(name: str) -> Source:
     return Source(folder, folder.name)
 
 
+def find_tokenizer(name: str) -> Path | None:
+    """Folder with the tokenizer of a folder or a hub id, of which nothing else is fetched; None for any other name."""
+    path = Path(name).expanduser()
+    if (path / TOKENIZER_CONFIG).is_file() and not (path / ADAPTER_CONFIG).is_file():
+        return path
+    if name in (EMBEDDED, EMBEDDED_BARE) or path.exists() or path.suffix.lower() == ".gguf" or _looks_like_path(name):
+        return None
+    return _download(name, _TOKENIZER_FILES, what="model", leave=["adapter_*"])
+
+
 def find_adapter(name: str) -> Path:
     """Folder with the PEFT adapter in safetensors called ``name`` (a folder or a hub id)."""
     path = Path(name).expanduser()
