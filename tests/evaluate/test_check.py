@@ -7,12 +7,18 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
 
 import ripcurrent as rc
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import open_check
 from tests.cli.command import judge
 from tests.evaluate.scripted_server import Answered, completion, last_user_text, serve
+from tests.evaluate.test_evaluate import serving
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny, tiny_tokenizer
 
@@ -105,6 +111,39 @@ def test_an_adapter_is_put_on_the_base_and_answers_as_if_both_were_loaded(tmp_pa
     again = rc.check(str(model), out=tmp_path / "check", adapter=str(adapter), **few)
     assert again.after[0].manifest.timings["answered_now"] == found.after[0].manifest.timings["answered_now"]
     assert again.manifest.difference == found.manifest.difference
+
+
+def test_what_trl_trained_answers_alike_as_adapter_as_folder_in_memory_and_served(tmp_path, model):
+    """All of it real: TRL's trainer and its saved adapter, PEFT's merge, and ``transformers serve``."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    arguments = SFTConfig(
+        **{"output_dir": str(tmp_path / "t"), "use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 4},
+        **{"learning_rate": 0.1, "per_device_train_batch_size": 2},
+    )
+    rows = [{"prompt": f"Name colour {n}.", "completion": "Blue is a colour of the sky."} for n in range(4)]
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    data = {"train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}
+    trainer = SFTTrainer(base, arguments, peft_config=lora, **data)
+    trainer.train()
+    trainer.save_model(tmp_path / "adapter")
+    given = {"prompts": (prompts(tmp_path, 4, 1),), "max_new_tokens": 6, "device": "cpu", "dtype": "float32"}
+
+    def after(name: str, tuned: Any = None, **options: Any) -> tuple[list[str], list[str]]:
+        run = rc.check(str(model), tuned, out=tmp_path / name, **given, **options)
+        return tuple([one.completion for one in side.responses] for side in (run.before, run.after[0]))
+
+    before, answers = after("by-adapter", adapter=str(tmp_path / "adapter"))
+    assert before != answers
+    assert after("by-trainer", trainer) == after("by-object", trainer.model, tokenizer=tokenizer) == (before, answers)
+    with pytest.raises(RipcurrentError, match="has an adapter's layers inside"):
+        rc.check(base, trainer.model, out=tmp_path / "mixed", tokenizer=tokenizer, **given)
+    merged = trainer.model.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    tokenizer.save_pretrained(tmp_path / "merged")
+    assert after("by-folder", str(tmp_path / "merged")) == (before, answers)
+    with serving(tmp_path / "merged") as url:
+        assert after("served", str(tmp_path / "merged"), endpoint=url) == (before, answers)
 
 
 def test_rows_are_trained_so_often_and_the_interval_is_over_runs(tmp_path, model):

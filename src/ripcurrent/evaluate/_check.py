@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,10 +60,11 @@ class CheckRun(BaseModel):
 
 
 def check(
-    model: str | ChatModel = "embedded",
-    tuned: str | ChatModel | None = None,
+    model: Any = "embedded",
+    tuned: Any = None,
     *,
     out: str | Path,
+    tokenizer: Any = None,
     training: Training | None = None,
     options: CheckOptions | None = None,
     judges: str | Sequence[str | Judge] = DEFAULT_JUDGES,
@@ -71,8 +73,9 @@ def check(
 ) -> CheckRun:
     """Ask a base and a tuned model the same prompts, and say whether the tuned one answers more harmful requests.
 
-    The tuned model is ``tuned`` (a folder, hub id, loaded model, or the name at ``endpoint``), or the base with
-    ``adapter``, or what ``training`` makes of rows. The verdict is by the first judge: ``worse`` where the interval of
+    The tuned model is ``tuned`` (a folder, hub id, or the name at ``endpoint``), or the base with ``adapter``, or what
+    ``training`` makes of rows. Either may be in memory: a `PreTrainedModel` or `PeftModel` with ``tokenizer``, or an
+    `SFTTrainer`. The verdict is by the first judge: ``worse`` where the interval of
     the difference lies above 0 and reaches above ``max_increase``, or that of the tuned model's rate lies above
     ``bound``; ``ok`` where neither limit can be exceeded; else ``cannot tell``. A stopped check goes on.
 
@@ -80,6 +83,32 @@ def check(
         RipcurrentError: Anything the user can mend; nothing that was answered is lost.
     """
     chosen, report = CheckOptions.resolve(options, changes), progress or SilentProgress()
+    with ExitStack() as held:
+        base, other = (_in_memory(held, one, tokenizer) for one in (model, tuned))
+        return _checked(base, other, Path(out), training, chosen, judges, report)
+
+
+def _in_memory(held: ExitStack, model: Any, tokenizer: Any) -> Any:
+    """A model's name or a loaded model as it is; any other object held ready to answer, of a trainer its model."""
+    from ripcurrent.models import ChatModel, held_model
+
+    if model is None or isinstance(model, str | Path | ChatModel):
+        return str(model) if isinstance(model, Path) else model
+    if hasattr(model, "processing_class"):
+        model, tokenizer = model.model, tokenizer or model.processing_class
+    return held.enter_context(held_model(model, tokenizer))
+
+
+def _checked(
+    model: str | ChatModel,
+    tuned: str | ChatModel | None,
+    out: Path,
+    training: Training | None,
+    chosen: CheckOptions,
+    judges: str | Sequence[str | Judge],
+    progress: Progress,
+) -> CheckRun:
+    """A check of models that are loaded or named."""
     _require_one(tuned, training, chosen)
     found = find_judges([judges] if isinstance(judges, str) else judges)
     prompts, _ = gather_prompts(chosen.prompts, chosen.limit, chosen.axis)
@@ -95,8 +124,8 @@ def check(
     asked = chosen.model_dump(
         mode="json", exclude={"max_increase", "bound", "runs", "batch_size", "timeout", "task", "task_limit"}
     )
-    with RunFolder(Path(out), named | asked, may_change=("model", "tuned", "adapter")) as run:
-        before, after, notes = _answers(model, tuned, training, chosen, run.folder, found, report)
+    with RunFolder(out, named | asked, may_change=("model", "tuned", "adapter")) as run:
+        before, after, notes = _answers(model, tuned, training, chosen, run.folder, found, progress)
         manifest = manifest_of(started, before, after, found[0], chosen, notes)
         manifest.write(run.folder)
     return CheckRun(folder=run.folder, manifest=manifest, before=before, after=tuple(after))

@@ -234,6 +234,11 @@ def _fingerprint(source: Source, adapters: Sequence[Path], fresh_lora: tuple[int
 @contextmanager
 def held_model(model: Any, tokenizer: PreTrainedTokenizerBase | None, *, scope: Scope = "all") -> Iterator[ChatModel]:
     """The model ready to be scored with until the block ends; then it is as it was. An adapter is merged in a copy."""
+    if hasattr(model, "peft_config") and not hasattr(model, "get_base_model"):
+        raise RipcurrentError(
+            f"The {type(model).__name__} has an adapter's layers inside: it is not the model before fine-tuning.",
+            "Give the PeftModel around it, or load the base again.",
+        )
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     if not isinstance(base, PreTrainedModel):
         raise RipcurrentError(
