@@ -33,8 +33,8 @@ ROOMS = {
 """Lines of Python a room may have; 5 % more are let pass.
 
 The data, answers and the whole have more than was planned: people who train and evaluate with other tools use them
-together. People who ask whether their training broke the model have `check`, 860 lines of answers, pages and commands; those
-who train in Python give it their trainer, and those who ask what the model is still good for name tasks.
+together. People who ask whether their training broke the model have `check`, 860 lines of answers, pages and commands;
+who trains in Python gives it a trainer, and who asks what the model is still good for names tasks.
 """
 WHOLE, TEMPLATES, TESTS, BESIDE = 26_500, 1_400, 18_000, 2_500
 """Lines of the package's Python, of its templates, of tests, of bench and scripts."""

@@ -133,7 +133,6 @@ def test_anchors_check_takes_the_limit_that_its_error_asks_for(command, anchors_
         ("--seed -1", ("--seed -1", "0")),
         ("--token-budget -5", ("--token-budget -5", "16")),
         ("--row-tokens some", ("--row-tokens some", "integer")),
-        ("--windows --trainer trl", ("--windows cuts documents as no --trainer does",)),
         ("surplus", ("surplus",)),
     ],
 )

@@ -17,10 +17,8 @@ from ripcurrent.data import (
     encode,
     encode_anchor,
     encode_rows,
-    encode_windows,
     render,
     token_places,
-    window_starts,
 )
 from ripcurrent.errors import RipcurrentError
 from tests.data.chat_tokenizers import CHATML, FAMILIES, build, byte_level
@@ -264,6 +262,10 @@ def test_what_a_template_rejects_or_hides_is_the_rows_reason(tokenizer, roles):
             render(row, built)
 
 
+def document(text: str) -> Row:
+    return Row(0, "", (), text, {})
+
+
 def test_documents_bear_loss_on_every_token_but_the_first():
     tokenizer = build("none")
     row = document("The harbour was quiet.")
@@ -314,42 +316,6 @@ def test_of_many_turns_only_those_in_the_head_are_rendered():
     check(encoded := encode(row, tokenizer, max_tokens=100), 100)
     assert encoded.truncated
     assert encode(row, tokenizer, max_tokens=100, trained=LAST).status == "too_long"
-
-
-# long documents cut into windows
-
-
-def document(text: str) -> Row:
-    return Row(0, "", (), text, {})
-
-
-@EVERYWHERE
-@given(text=st.text(alphabet="abcdefgh ,.\n", min_size=1, max_size=400), most=st.integers(8, 40))
-def test_every_token_but_the_first_bears_loss_in_exactly_one_window(text, most):
-    whole = tiny_tokenizer()(text)["input_ids"]
-    (windows,) = encode_windows([document(text)], tiny_tokenizer(), max_tokens=most)
-    if len(whole) < 2:
-        assert [window.status for window in windows] == ["no_loss_tokens"]
-        return
-    assert all(window.status == "ok" and not window.truncated for window in windows)
-    predicted = [int(token) for window in windows for token in window.tokens[window.loss_mask]]
-    assert predicted == whole[1:]
-    assert [whole[start] for start in window_starts(windows)] == [int(window.tokens[0]) for window in windows]
-    assert all(window.response_tokens == window.loss_mask.sum() for window in windows)
-    # as few as they can be, and nearly equal
-    lengths = [len(window.tokens) for window in windows]
-    assert len(windows) == int(np.ceil((len(whole) - 1) / (most - 1)))
-    assert max(lengths) <= min(most, min(lengths) + 1)
-
-
-def test_windows_of_short_documents_and_other_rows_are_the_rows_as_usual():
-    unusable = Row(2, "", (), None, {}, problem="no_response")
-    rows = [document("a short one"), row_of("How many boats?", "Seven. " * 50), unusable, document("x")]
-    for row, (window,) in zip(rows, encode_windows(rows, tiny_tokenizer(), max_tokens=64), strict=True):
-        usual = encode(row, tiny_tokenizer(), max_tokens=64)
-        assert (window.status, window.truncated) == (usual.status, usual.truncated)
-        assert window.tokens.tolist() == usual.tokens.tolist()
-        assert window.loss_mask.tolist() == usual.loss_mask.tolist()
 
 
 STRIPPING = (

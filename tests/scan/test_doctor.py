@@ -207,10 +207,7 @@ def test_rows_longer_than_the_model_has_positions_are_refused_as_a_scan_does(kin
     assert doctor(model=str(model), max_tokens=300).model is not None
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["missing.jsonl"], ["--model", "missing-folder/model"], ["--signals", "louder"], ["rows.jsonl", "--windows"]],
-)
+@pytest.mark.parametrize("arguments", [["missing.jsonl"], ["--model", "missing-folder/model"], ["--signals", "louder"]])
 def test_what_a_scan_would_refuse_ends_with_one(arguments, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "rows.jsonl", [lesson(1)])
@@ -225,7 +222,7 @@ def test_batches_of_all_lengths_are_timed_after_the_longest_rows(signals, tmp_pa
     real = SignalStage.compute
 
     def compute(stage: SignalStage, prepared: Any) -> Any:
-        computed.append([sum(len(piece.tokens) for piece in row.pieces) for row in prepared])
+        computed.append([len(row.encoded.tokens) for row in prepared])
         return real(stage, prepared)
 
     monkeypatch.setattr(SignalStage, "compute", compute)
@@ -264,24 +261,6 @@ def test_a_cap_is_planned_for_as_a_scan_does(lessons, tiny_folder):
     with pytest.raises(RipcurrentError, match="--memory 50 MB") as caught:
         doctor(lessons, model=str(tiny_folder), memory="50MB")
     assert caught.value.code == 2
-
-
-def test_documents_are_timed_by_windows(tmp_path, tiny_folder):
-    rows = [{"text": " ".join(WORDS * (1 + 20 * number))} for number in range(8)]
-    path = write_jsonl(tmp_path / "documents.jsonl", rows)
-    options: dict[str, Any] = {"model": str(tiny_folder), "max_tokens": 512, **FORWARD}
-    found = doctor(path, windows=True, **options)
-    dataset, (estimate,) = found.dataset, found.estimates
-    assert dataset is not None
-    lengths = [len(tiny_tokenizer()(row["text"])["input_ids"]) for row in rows]
-    assert max(lengths) > 1500
-    assert dataset.mean_tokens == pytest.approx(np.mean(lengths))
-    assert dataset.longest_tokens is not None
-    assert 400 <= dataset.longest_tokens <= 512
-    assert dataset.truncated_share == 0
-    assert estimate.row_seconds == pytest.approx(sum(lengths) / estimate.tokens_per_second, rel=0.02)
-    (cut,) = doctor(path, **options).estimates
-    assert cut.row_seconds == pytest.approx(sum(min(512, length) for length in lengths) / cut.tokens_per_second)
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def plan(stage, monkeypatch) -> Callable[..., tuple[MemoryPlan, list[bool]]]:
 
         class Watched(SignalStage):
             def compute(self, prepared: Any) -> Any:
-                lengths = [len(row.pieces[0].tokens) for row in prepared]
+                lengths = [len(row.encoded.tokens) for row in prepared]
                 computed.append(max(lengths) * len(lengths))
 
         def make(mapped: bool) -> SignalStage:

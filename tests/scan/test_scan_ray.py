@@ -125,10 +125,9 @@ class KillAtFirstRows(SilentProgress):
 
 
 def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(tmp_path, small_options, monkeypatch):
-    # documents, of which most have several windows
     documents = [{"text": 9 * row["response"]} for row in rows_with_a_gap(ROWS)]
     progress, dataset = KillAtFirstRows(), write_jsonl(tmp_path / "rows.jsonl", documents)
-    small_options = {**small_options, "windows": True, "max_tokens": 96}
+    small_options = {**small_options, "max_tokens": 96}
     alone = scan(dataset, tmp_path / "alone", **small_options)
     # workers stand in other folders, and paths are those from here
     monkeypatch.chdir(tmp_path)
@@ -141,8 +140,7 @@ def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(tmp_path
     assert result.status_counts() == alone.status_counts() == {"ok": ROWS - 1, "no_response": 1}
     assert result.manifest.timings["rows_scored_in_this_call"] == ROWS
     assert result.manifest.execution == {"executor": "ray", "workers": 2}
-    for name in ("scores.parquet", "windows.parquet"):
-        assert_same_table(result.folder / name, alone.folder / name)
+    assert_same_table(result.folder / "scores.parquet", alone.folder / "scores.parquet")
     again = scan(dataset, tmp_path / "ray", **small_options)
     assert again.manifest.timings["rows_scored_in_this_call"] == ROWS, "resumed without computing"
 

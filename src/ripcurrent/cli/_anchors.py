@@ -8,7 +8,7 @@ from ripcurrent.scan import ScanOptions
 
 PANELS = {"Model": ("model", "adapter", "device", "dtype"), "Method": ("signals", "scope", "max_tokens")}
 NOT_OF_ANCHORS = (
-    *("anchors", "anchor_check", "row_tokens", "windows", "drop_refusals", "limit", "format", "mapping", "tokens"),
+    *("anchors", "anchor_check", "row_tokens", "drop_refusals", "limit", "format", "mapping", "tokens"),
     *("spec", "memory", "shard_rows"),
 )
 EXAMPLES = ("ripcurrent anchors check mine.jsonl -m Qwen/Qwen2.5-7B-Instruct",)

@@ -21,13 +21,13 @@ PANELS = {
     "Model": ("model", "adapter", "device", "dtype"),
     "Data": ("trainer", "format", "mapping", "limit", "max_tokens"),
     ADVANCED: (
-        *("spec", "anchors", "signals", "scope", "anchor_check", "tokens", "windows", "memory", "token_budget"),
+        *("spec", "anchors", "signals", "scope", "anchor_check", "tokens", "memory", "token_budget"),
         *("shard", "shard_rows", "executor"),
     ),
 }
 EXAMPLES = (
     "ripcurrent scan support.jsonl -m Qwen/Qwen2.5-7B-Instruct",
-    "ripcurrent scan corpus/*.parquet --windows --memory 8GB --token-budget 1024",
+    "ripcurrent scan corpus/*.parquet --memory 8GB --token-budget 1024",
     "ripcurrent scan big.jsonl --shard 3/8 -o runs/big    (one of eight processes)",
 )
 

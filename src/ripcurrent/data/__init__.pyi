@@ -2,10 +2,8 @@ from ._encode import COMPLETION as COMPLETION
 from ._encode import encode as encode
 from ._encode import encode_anchor as encode_anchor
 from ._encode import encode_rows as encode_rows
-from ._encode import encode_windows as encode_windows
 from ._encode import trained_text as trained_text
 from ._encode import why_mismatch as why_mismatch
-from ._encode import window_starts as window_starts
 from ._files import plain_suffix as plain_suffix
 from ._formats import FORMAT_NAMES as FORMAT_NAMES
 from ._formats import parse_mapping as parse_mapping

@@ -1,17 +1,16 @@
-"""Rows as tokens with a loss mask, exactly as they will be trained (methods.md, section 1); documents as windows."""
+"""Rows as tokens with a loss mask, exactly as they will be trained (methods.md, section 1)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ripcurrent.data._formats import FORMATS, Unusable, tool_definitions
+from ripcurrent.data._formats import Unusable
 from ripcurrent.data._render import (
     Span,
     TemplateMismatch,
@@ -22,8 +21,8 @@ from ripcurrent.data._render import (
     hides_thoughts,
     hides_tools,
 )
-from ripcurrent.data._trained_tokens import Completion, LabelledTokens, Tokenized, TrainedTokens, unread
-from ripcurrent.data._types import EncodedRow, Fields, Message, Row, Turns, bearing_turns
+from ripcurrent.data._trained_tokens import Completion, Tokenized, TrainedTokens
+from ripcurrent.data._types import EncodedRow, Message, Row, Turns, bearing_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -307,61 +306,3 @@ def _finish(
     last_content = min(int(content[-1]) if len(content) else length - 1, length - 1)
     ids, mask, bear = tokens.ids[:length], loss[:length], len(bearing)
     return EncodedRow(index, "ok", ids, mask, None, truncated, length - bear, bear, first - 1, last_content)
-
-
-def encode_windows(
-    rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int = 1024
-) -> Iterator[list[EncodedRow]]:
-    """Each document as one or more windows of at most ``max_tokens`` tokens, in order.
-
-    A window begins with the last token of the one before, so that every token of the document but its first bears loss
-    in exactly one window. Windows are as few as they can be and of nearly equal length. Each is a sequence of its own:
-    only the first one begins with the tokenizer's own start token, if it has one. A row that is no document, or that
-    cannot be scored, is one `EncodedRow` as `encode_rows` gives it.
-    """
-    for row in rows:
-        if row.text is None or row.problem is not None:
-            yield [encode(row, tokenizer, max_tokens=max_tokens)]
-            continue
-        check_tokenizer(tokenizer, chat=False)
-        (tokens,) = tokenise([row.text], tokenizer, special=True, max_tokens=2**40)
-        if len(tokens.ids) <= max_tokens:
-            yield [_encode_document(row, tokens)]
-            continue
-        # each window predicts all its tokens but the first
-        count = -(-(len(tokens.ids) - 1) // (max_tokens - 1))
-        edges = np.linspace(0, len(tokens.ids) - 1, count + 1).round().astype(int)
-        pieces = [tokens.ids[first : last + 1] for first, last in pairwise(edges)]
-        yield [
-            EncodedRow(row.index, "ok", ids, np.arange(len(ids)) > 0, None, False, 1, len(ids) - 1, 0, len(ids) - 1)
-            for ids in pieces
-        ]
-
-
-def window_starts(windows: Iterable[EncodedRow]) -> list[int]:
-    """The place in the document of each window's first token."""
-    return list(accumulate((max(0, len(window.tokens) - 1) for window in windows), initial=0))[:-1]
-
-
-class OpenAI(TrainedTokens):
-    """OpenAI's supervised fine-tuning. Its tokens are not known: these are the local model's, of the same turns."""
-
-    def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
-        if "messages" not in fields:
-            hint = "Write them as for the fine-tuning, or score them as they are: --trainer completion"
-            raise unread("OpenAI", "messages", fields, hint)
-        given = fields["messages"]
-        turns = [turn for turn in given if isinstance(turn, Mapping)] if isinstance(given, list) else []
-        allowed = all(
-            turn.get("weight") in (None, 0, 1) and not {"loss", "train", "training"} & set(turn) for turn in turns
-        )
-        if not turns or not allowed or turns[-1].get("role") != "assistant":
-            # OpenAI refuses the file
-            raise Unusable("invalid_conversation")
-        messages = FORMATS["openai"].parse({"messages": given})
-        assert not isinstance(messages, str)
-        row = Row(0, "", messages, None, fields, tools=tool_definitions(fields))
-        encoded = encode(row, tokenizer, max_tokens=max_tokens)
-        if encoded.status != "ok":
-            raise Unusable(encoded.status)
-        return LabelledTokens(encoded.tokens.tolist(), encoded.loss_mask.astype(float).tolist())

@@ -64,7 +64,7 @@ def check_scans(config: ExperimentConfig, where: str, arms: Iterable[Arm]) -> No
         by = (arm.rule.all_but or arm.rule).by
         # a finished scan may have more columns, and is looked at at once
         made = config.run is None and arm.scan == MAIN
-        if by is not None and made and not by.endswith("_window_max") and by not in columns:
+        if by is not None and made and by not in columns:
             raise missing_name(f"arms: {arm.name}: the scan will have no column", by, columns, "Columns")
 
 

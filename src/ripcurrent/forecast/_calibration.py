@@ -29,7 +29,7 @@ ROWS_BEYOND = 1.25
 SCORE_BEYOND = 0.1
 """A set's cosine may lie outside the fitted ones by this share of their range."""
 
-DECIDING = ("trainer", "scope", "anchor_tokens", "row_tokens", "windows")
+DECIDING = ("trainer", "scope", "anchor_tokens", "row_tokens")
 """Options that change a row's gradient score; ``max_tokens`` changes those of truncated rows only."""
 
 

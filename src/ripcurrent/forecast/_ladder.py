@@ -252,10 +252,10 @@ class SetScores:
         from ripcurrent.gradients import GradientPass, in_memory, mean_cosine, norm_of_mean
 
         options = run.options
-        if options.windows or options.row_tokens is not None:
+        if options.row_tokens is not None:
             raise RipcurrentError(
                 "How alike rows are is measured on whole rows, and these were scored in parts.",
-                "Scan without --windows and row_tokens.",
+                "Scan without --row-tokens.",
             )
         drawn = sample_of(rows)
         if len(drawn) < 2:

@@ -109,7 +109,7 @@ def _row_does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
     return RipcurrentError(
         f"Row {row.index}, {len(row.tokens)} tokens on its own, does not fit into memory ({said}).",
         "Set memory (--memory), which keeps directions out of memory and goes on with the same run. Others make "
-        f"another run: max_tokens (--max-tokens) below {len(row.tokens)} (with windows documents are cut, not "
-        "shortened), scope linear or lora; docs/scan.md says what takes how much.",
+        f"another run: max_tokens (--max-tokens) below {len(row.tokens)}, "
+        "scope linear or lora; docs/scan.md says what takes how much.",
         code=ExitCode.NOT_MEASURED,
     )

@@ -20,9 +20,9 @@ class ScannedRows:
     def __init__(self, run: ScanRun, trainer: Any) -> None:
         options = run.options
         packs = [one for one in ("packing", "padding_free", "sample_packing") if getattr(trainer.args, one, False)]
-        if packs or options.windows:
-            what = "scan cut documents into windows" if options.windows else f"trainer joins rows ({packs[0]})"
-            raise RipcurrentError(f"The {what}, so no row of one is a row of the other.", "Scan and train row by row.")
+        if packs:
+            said = f"The trainer joins rows ({packs[0]}), so no row of one is a row of the other."
+            raise RipcurrentError(said, "Scan and train row by row.")
         self._folder, self._numbers = run.folder, dict[bytes, list[int]]()
         rows, tokenizer = run.dataset(), trainer.processing_class
         for row in encode_rows(rows, tokenizer, max_tokens=options.max_tokens, trained=options.trained):

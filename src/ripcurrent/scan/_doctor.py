@@ -35,7 +35,6 @@ from ripcurrent.runs import RunFolder
 from ripcurrent.scan._options import ScanOptions, require_combination
 from ripcurrent.scan._passes import PreparedRow, ScanPasses
 from ripcurrent.scan._scan_model import load_scan_model, size
-from ripcurrent.scan._windows import document_row
 
 SAMPLE_ROWS = 512
 """Rows that are encoded, spread over the whole dataset."""
@@ -91,15 +90,15 @@ class DatasetReport(_Record):
     sample_unread: int
     """Sampled rows with tool calls or reasoning, which are not read."""
     mean_tokens: float | None = None
-    """Of the sample's usable rows, with ``windows`` of whole documents; None when there is none, as all below."""
+    """Of the sample's usable rows; None when there is none, as all below."""
     median_tokens: float | None = None
     longest_tokens: int | None = None
-    """After cutting at ``--max-tokens``; with ``windows`` the longest window."""
+    """After cutting at ``--max-tokens``."""
     mean_response_tokens: float | None = None
     truncated_share: float | None = None
     """Share of the usable rows that are cut at ``--max-tokens``, 0 to 1."""
     sample_row: RenderedRow | None = None
-    """A row of typical length, or its first window."""
+    """A row of typical length."""
 
 
 class Estimate(_Record):
@@ -163,7 +162,7 @@ def doctor(
     sample = list(passes.stage_of(None, None, progress).prepare(rows.at(places.tolist())))
     by_status: dict[str, list[PreparedRow]] = {"ok": []}
     for one in sample:
-        by_status.setdefault(one.pieces[0].status, []).append(one)
+        by_status.setdefault(one.encoded.status, []).append(one)
     usable, hidden = by_status.pop("ok"), by_status.get("template_mismatch")
     tokenizer = passes.chat_model.tokenizer
     report = DatasetReport(
@@ -185,16 +184,16 @@ def doctor(
 
 def _lengths(usable: Sequence[PreparedRow], tokenizer: Any) -> dict[str, Any]:
     """The fields of a `DatasetReport` on lengths, and a row of typical length."""
-    whole = [document_row(one.pieces) for one in usable]
-    tokens = np.asarray([one.prompt_tokens + one.response_tokens for one in whole])
+    encoded = [one.encoded for one in usable]
+    tokens = np.asarray([one.prompt_tokens + one.response_tokens for one in encoded])
     typical = usable[int(np.abs(tokens - np.median(tokens)).argmin())]
     return {
         "mean_tokens": tokens.mean(),
         "median_tokens": np.median(tokens),
-        "longest_tokens": max(len(one.pieces[0].tokens) for one in usable),
-        "mean_response_tokens": np.mean([one.response_tokens for one in whole]),
-        "truncated_share": np.mean([one.pieces[0].truncated for one in usable]),
-        "sample_row": rendered_row(typical.row, typical.pieces[0], tokenizer),
+        "longest_tokens": max(len(one.tokens) for one in encoded),
+        "mean_response_tokens": np.mean([one.response_tokens for one in encoded]),
+        "truncated_share": np.mean([one.truncated for one in encoded]),
+        "sample_row": rendered_row(typical.row, typical.encoded, tokenizer),
     }
 
 
@@ -232,7 +231,7 @@ def _estimate(
     # directions that do not fit go to files of a run, as in a scan
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder, RunFolder(Path(folder), {}) as run:
         stage = passes.stage(anchors, run, rows, SilentProgress())
-        tokens = [sum(len(piece.tokens) for piece in row.pieces) for row in sample]
+        tokens = [len(row.encoded.tokens) for row in sample]
         plan = plan_batches(tokens, stage.token_budget)
         spread = np.linspace(0, len(plan) - 1, min(TIMED_BATCHES, len(plan))).round().astype(int)
         # first calls are slow, and the longest rows make the peak

@@ -72,8 +72,6 @@ class ScanManifest(Manifest, ScanCost):
     """Sentences on parts of rows that were not read, and on turns that the template hides."""
     status_counts: dict[str, int] = {}
     """Rows by status; empty until the table is written."""
-    windows: int | None = None
-    """Windows in ``windows.parquet``."""
     tokens: dict[str, JsonValue] | None = None
     """Which rows have token shares."""
 

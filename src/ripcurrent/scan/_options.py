@@ -42,8 +42,6 @@ class ScanOptions(RowOptions):
     """First tokens of an anchor's response that enter its gradient."""
     row_tokens: int | None = Field(default=None, ge=1)
     """First tokens of a row's response that enter its gradient; all unless named."""
-    windows: bool = False
-    """Cut plain documents longer than --max-tokens into windows, each scored, instead of truncating them."""
     drop_refusals: bool = False
     """Leave rows with a refusal phrase unscored."""
     tokens: str | None = Field(default=None, json_schema_extra={"metavar": "top:N"})
@@ -133,7 +131,7 @@ def require_combination(
     """Refuse options that do not go together, or not with the dataset or with who computes."""
     usual, execution = ScanOptions(), execution or Execution()
     on_ray, how = execution.executor == "ray", "--shard" if in_part else "--executor ray"
-    tokens, windows, capped = options.tokens is not None, options.windows, options.memory is not None
+    tokens, capped = options.tokens is not None, options.memory is not None
     changed = {name for name in ScanOptions.model_fields if getattr(options, name) != getattr(usual, name)}
     one = "Leave one of the two out."
     forbidden = (
@@ -143,14 +141,6 @@ def require_combination(
             "--anchor-tokens, --row-tokens and --tokens are of gradients, and --signals representation computes none.",
             "Leave them or --signals out.",
         ),
-        (tokens and windows, "--tokens does not go with --windows, where a document takes several passes.", one),
-        (windows and "trainer" in changed, "--windows cuts documents as no --trainer does.", one),
-        (
-            windows and row_format != "text",
-            f"--windows is for plain documents, and these rows are of format {row_format}.",
-            "Leave --windows out: conversations are truncated at --max-tokens.",
-        ),
-        (windows and "row_tokens" in changed, "--windows scores whole documents, --row-tokens only a part.", one),
         (
             options.dtype == "float16" and options.wants_gradient,
             "Gradients leave the range of float16: their products overflow and underflow.",

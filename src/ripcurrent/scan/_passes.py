@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, tee
+from itertools import tee
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from ripcurrent.anchors import AnchorSet
-from ripcurrent.data import Dataset, EncodedRow, Row, Traits, encode_rows, encode_windows, trained_text, traits_of
+from ripcurrent.data import Dataset, EncodedRow, Row, Traits, encode_rows, trained_text, traits_of
 from ripcurrent.gradients import (
     BatchSignals,
     Directions,
@@ -34,8 +34,9 @@ from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._prepared_anchors import DirectionCache, PreparedAnchors, anchor_features, unit
 from ripcurrent.scan._scan_model import MemoryPlan, fitting_stage
 from ripcurrent.scan._separation import AnchorMeasurements
-from ripcurrent.scan._windows import SignalColumns, document_columns, document_row, window_columns
 
+SignalColumns = dict[str, npt.NDArray[Any]]
+"""Signal to its values, shape ``(rows,)`` or ``(rows, anchors)``."""
 GRADIENT_SIGNALS = ("dot_harmful", "dot_safe", "squared_norm", "loss", "loss_first_10")
 """Columns of what a gradient pass measures: two inner products first."""
 
@@ -112,8 +113,7 @@ class PreparedRow:
     """A row with all that can be made of it without the model."""
 
     row: Row
-    pieces: list[EncodedRow]
-    """Its sequences: one, or with ``windows`` one for each window."""
+    encoded: EncodedRow
     traits: Traits
     """Format traits of its response."""
     unread: bool
@@ -148,32 +148,24 @@ class SignalStage:
         """The rows tokenised, in order: work that may be done while another shard is computed."""
         rows, again = tee(items)
         tokenizer, most, trained = self.chat_model.tokenizer, self.options.max_tokens, self.options.trained
-        pieces: Iterable[list[EncodedRow]]
-        if self.options.windows:
-            pieces = encode_windows(again, tokenizer, max_tokens=most)
-        else:
-            pieces = ([row] for row in encode_rows(again, tokenizer, max_tokens=most, trained=trained))
-        for row, own in zip(rows, pieces, strict=True):
-            yield PreparedRow(row, own, traits_of(trained_text(row, own[0], tokenizer, trained)), own[0].unread)
+        for row, own in zip(rows, encode_rows(again, tokenizer, max_tokens=most, trained=trained), strict=True):
+            yield PreparedRow(row, own, traits_of(trained_text(row, own, tokenizer, trained)), own.unread)
 
     def compute(self, prepared: Sequence[PreparedRow]) -> pa.Table:
         """The signals of a shard's rows, in their order; ``batch`` keeps which of them were computed together."""
-        pieces = [piece for row in prepared for piece in row.pieces]
-        row_of = [number for number, row in enumerate(prepared) for _ in row.pieces]
-        statuses = [self._status(prepared[number], piece) for number, piece in zip(row_of, pieces, strict=True)]
-        columns = {name: np.full(len(pieces), np.nan) for name in GRADIENT_SIGNALS if self.gradient_pass is not None}
+        rows, statuses = [one.encoded for one in prepared], list(map(self._status, prepared))
+        columns = {name: np.full(len(rows), np.nan) for name in GRADIENT_SIGNALS if self.gradient_pass is not None}
         if self.anchor_features is not None:
-            columns["representation_cosines"] = np.full((len(pieces), len(self.anchor_features)), np.nan, np.float32)
-        batches: list[int | None] = [None] * len(pieces)
-        lengths = [len(piece.tokens) if status == "ok" else 0 for piece, status in zip(pieces, statuses, strict=True)]
-        left = Counter(number for number, length in zip(row_of, lengths, strict=True) if length)
-        self.on_rows(len(prepared) - len(left))
+            columns["representation_cosines"] = np.full((len(rows), len(self.anchor_features)), np.nan, np.float32)
+        batches: list[int | None] = [None] * len(rows)
+        lengths = [len(row.tokens) if status == "ok" else 0 for row, status in zip(rows, statuses, strict=True)]
+        self.on_rows(lengths.count(0))
         self.freed.before_first()
         measured, device = 0, self.chat_model.device
         # no call lies between this loop and the pass: a stack that is short is quick to read in a profile
-        for places in self.halving.groups(pieces, plan_batches(lengths, self.token_budget)):
+        for places in self.halving.groups(rows, plan_batches(lengths, self.token_budget)):
             with self.halving.attempt():
-                batch = make_batch([pieces[p] for p in places], device, row_tokens=self.options.row_tokens)
+                batch = make_batch([rows[place] for place in places], device, row_tokens=self.options.row_tokens)
                 if self.gradient_pass is not None and self.directions is not None:
                     signals = self.gradient_pass.measure(batch, self.directions, features=self.features is not None)
                 else:
@@ -183,21 +175,18 @@ class SignalStage:
                 for place in places:
                     batches[place] = measured
                 measured += 1
-                left.subtract(row_of[place] for place in places)
-                self.on_rows(sum(left[number] == 0 for number in {row_of[place] for place in places}))
+                self.on_rows(len(places))
             self.freed.after_batch()
-        if not self.options.windows:
-            return _table(prepared, pieces, statuses, batches, columns)
-        return _document_table(prepared, statuses, batches, columns)
+        return _table(prepared, statuses, batches, columns)
 
-    def _status(self, row: PreparedRow, piece: EncodedRow) -> str:
-        if piece.status != "ok":
-            return piece.status
+    def _status(self, row: PreparedRow) -> str:
+        if row.encoded.status != "ok":
+            return row.encoded.status
         if self.options.drop_refusals and row.traits.has_refusal:
             return "dropped_refusal"
         embedded = int(self.chat_model.model.get_input_embeddings().weight.shape[0])
         # a tokenizer may have tokens that the model does not
-        return "ok" if int(piece.tokens.max()) < embedded else "token_not_embedded"
+        return "ok" if int(row.encoded.tokens.max()) < embedded else "token_not_embedded"
 
     def _fill(self, columns: SignalColumns, statuses: list[str], places: Sequence[int], signals: BatchSignals) -> None:
         """Keep a batch's signals where they are finite; other rows are marked ``not_finite``."""
@@ -220,36 +209,19 @@ class SignalStage:
             columns[name][good] = value[finite]
 
 
-def _document_table(
+def _table(
     prepared: Sequence[PreparedRow], statuses: Sequence[str], batches: Sequence[int | None], columns: SignalColumns
 ) -> pa.Table:
-    """The table of documents that were cut into windows, with each window's signals in lists."""
-    pieces = [row.pieces for row in prepared]
-    spans = list(pairwise(np.cumsum([0, *map(len, pieces)]).tolist()))
-    of_rows = [next((status for status in statuses[a:b] if status != "ok"), "ok") for a, b in spans]
-    whole, firsts = [document_row(own) for own in pieces], [batches[start] for start, _ in spans]
-    table = _table(prepared, whole, of_rows, firsts, document_columns(columns, pieces))
-    for name, array in window_columns(columns, pieces, batches, of_rows).items():
-        table = table.append_column(name, array)
-    return table
-
-
-def _table(
-    prepared: Sequence[PreparedRow],
-    encoded: Sequence[EncodedRow],
-    statuses: Sequence[str],
-    batches: Sequence[int | None],
-    columns: SignalColumns,
-) -> pa.Table:
+    rows = [one.encoded for one in prepared]
     # by the response's text; by its tokens, it is short
     names = [name for name in TRAIT_COLUMNS if name != "is_short"]
     arrays: dict[str, pa.Array] = {
         "row": pa.array([one.row.index for one in prepared], pa.int64()),
         "id": pa.array([one.row.id for one in prepared], pa.string()),
         "status": pa.array(statuses, pa.string()),
-        "prompt_tokens": pa.array([row.prompt_tokens for row in encoded], pa.int64()),
-        "response_tokens": pa.array([row.response_tokens for row in encoded], pa.int64()),
-        "truncated": pa.array([row.truncated for row in encoded], pa.bool_()),
+        "prompt_tokens": pa.array([row.prompt_tokens for row in rows], pa.int64()),
+        "response_tokens": pa.array([row.response_tokens for row in rows], pa.int64()),
+        "truncated": pa.array([row.truncated for row in rows], pa.bool_()),
         **{name: pa.array([getattr(one.traits, name) for one in prepared], pa.bool_()) for name in names},
         "unread": pa.array([one.unread for one in prepared], pa.bool_()),
         "batch": pa.array(batches, pa.int32()),

@@ -180,7 +180,7 @@ def _finished(
     about = manifest.model_dump(mode="json", include={"version", "model", "dataset", "options"})
     about |= {"default_ranking": options.default_ranking}
     about["anchors"] = manifest.anchors.model_dump(mode="json", exclude={"measurements"})
-    counts = write_scores(run.folder, tables, measurements, options.avg_n, about, windows=options.windows)
+    counts = write_scores(run.folder, tables, measurements, options.avg_n, about)
     parts = read_parts(run.folder)
     previous = ScanManifest.read(run.folder) if (run.folder / MANIFEST).exists() else None
     if parts and (not whole or (previous is None and not cost.timings[FRESH])):
@@ -190,7 +190,6 @@ def _finished(
         "parts": parts,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "status_counts": dict(counts.statuses),
-        "windows": counts.windows if options.windows else None,
         "row_notes": row_notes(rows, counts, passes),
     }
     if previous is not None and whole and not cost.timings[FRESH]:

@@ -157,7 +157,7 @@ def _plan(
 
 
 def _longest(row: PreparedRow) -> int:
-    return max((len(piece.tokens) for piece in row.pieces if piece.status == "ok"), default=0)
+    return len(row.encoded.tokens) if row.encoded.status == "ok" else 0
 
 
 def require_room_for_directions(elements: int, chat_model: ChatModel, options: ScanOptions) -> None:

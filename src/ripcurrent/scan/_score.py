@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from pydantic import JsonValue
 from ripcurrent.runs import written_whole
 from ripcurrent.scan._columns import COLUMNS, DIRECTION_OF_RISK
 from ripcurrent.scan._separation import AnchorMeasurements, Floats, two_sides
-from ripcurrent.scan._windows import LARGEST_OF, largest_windows, window_signals
 
 _TYPES = {"int": pa.int64(), "text": pa.string(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -25,19 +24,14 @@ GROUP_ROWS = 32_768
 """Rows of a row group. With one for each shard the footer of a hundred million rows would take a gigabyte, which its
 writer, and whatever opens it, holds in memory."""
 
-_OWN = ("row", "id", "window", "first_token", "tokens")
-_OF_WINDOWS = (*_OWN, *(column.name for column in COLUMNS if column.kind == "float"))
-"""Columns of ``windows.parquet``; scores mean what they mean in ``scores.parquet``."""
-
 
 @dataclass(slots=True)
 class ScoreCounts:
-    """Rows by status, rows with unread parts, the first row whose turns the template hides, and windows."""
+    """Rows by status, rows with unread parts, and the first row whose turns the template hides."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     unread: int = 0
     first_mismatch: int | None = None
-    windows: int = 0
 
     def add(self, signals: pa.Table) -> None:
         """Count a shard's rows."""
@@ -100,34 +94,15 @@ def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], 
 
 
 def write_scores(
-    folder: Path,
-    shards: Iterable[pa.Table],
-    anchors: AnchorMeasurements,
-    avg_n: int,
-    metadata: Mapping[str, JsonValue],
-    *,
-    windows: bool = False,
+    folder: Path, shards: Iterable[pa.Table], anchors: AnchorMeasurements, avg_n: int, metadata: Mapping[str, JsonValue]
 ) -> ScoreCounts:
-    """Score shard after shard into ``scores.parquet``, and with ``windows`` every window into ``windows.parquet``."""
-    counts = ScoreCounts()
-    directions: dict[str, str] = dict(DIRECTION_OF_RISK)
-    if windows:
-        directions |= {f"{name}_window_max": DIRECTION_OF_RISK[name] for name in LARGEST_OF} | {"windows": "none"}
+    """Score shard after shard into ``scores.parquet``."""
+    counts, directions = ScoreCounts(), dict(DIRECTION_OF_RISK)
     sign = "higher = more erosion of safety, except where direction_of_risk says lower"
     about = json.dumps({"sign": sign, "direction_of_risk": directions, **metadata})
-    with ExitStack() as files:
-        write = files.enter_context(_table_writer(folder / "scores.parquet", about, directions))
-        if windows:
-            write_window = files.enter_context(_table_writer(folder / "windows.parquet", about, directions))
+    with _table_writer(folder / "scores.parquet", about, directions) as write:
         for signals in shards:
             table = score_signals(signals, anchors, avg_n)
-            if windows:
-                pieces = window_signals(signals)
-                scored = score_signals(pieces, anchors, avg_n)
-                for name, array in largest_windows(signals, scored).items():
-                    table = table.append_column(name, array)
-                write_window(pa.table({name: (pieces if name in _OWN else scored)[name] for name in _OF_WINDOWS}))
-                counts.windows += pieces.num_rows
             counts.add(signals)
             write(table)
     return counts
