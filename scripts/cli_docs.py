@@ -32,7 +32,7 @@ def commands(group: Any, prefix: str = "ripcurrent") -> Iterator[tuple[str, Any]
 def text(value: object) -> str:
     if isinstance(value, list | tuple):
         value = ", ".join(map(str, value))
-    return "" if value is None else " ".join(str(value).split()).replace("|", "\\|")
+    return "" if value is None else " ".join(str(value).split())
 
 
 def option_row(parameter: Any) -> tuple[str, str]:
@@ -52,20 +52,20 @@ def rows_of(one: Any) -> list[tuple[str, str]]:
     return [option_row(each) for each in one.params if each.name != "help"]
 
 
-def table(rows: list[tuple[str, str]]) -> str:
-    return "\n".join(["| option | meaning |", "|---|---|", *(f"| {names} | {about} |" for names, about in rows)])
+def listed(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"- {names}: {about}" for names, about in rows)
 
 
 def document() -> str:
     every = list(commands(typer.main.get_command(app)))
     counts = Counter(row for name, one in every for row in rows_of(one))
-    parts = [HEAD, "## Options of several commands", table(sorted(row for row in counts if counts[row] > 1))]
+    parts = [HEAD, "## Options of several commands", listed(sorted(row for row in counts if counts[row] > 1))]
     for name, one in every:
         rows = rows_of(one)
         common = ", ".join(names.split(", ")[-1] for names, about in rows if 1 < counts[names, about] < len(every))
         parts += [f"## {name}", one.help]
         if own := [row for row in rows if counts[row] == 1]:
-            parts.append(table(own))
+            parts.append(listed(own))
         if common:
             parts.append(f"Also: {common}.")
     return "\n\n".join(parts) + "\n"

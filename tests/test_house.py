@@ -26,6 +26,7 @@ ROOMS = {
     "evaluate": 4330,
     "experiment": 2160,
     "forecast": 1200,
+    "gate": 520,
     "report": 1050,
     "demo and cli": 1720,
     "integrations": 500,

@@ -13,6 +13,9 @@ from .finetune import FinetuneRun as FinetuneRun
 from .finetune import finetune as finetune
 from .forecast import calibrate as calibrate
 from .forecast import forecast as forecast
+from .gate import GateOptions as GateOptions
+from .gate import GateRun as GateRun
+from .gate import gate as gate
 from .models import load_model as load_model
 from .report import build_report as build_report
 from .scan import ScanOptions as ScanOptions

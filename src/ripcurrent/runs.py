@@ -175,7 +175,7 @@ class RunFolder:
                 f"{self.folder} holds a run of {then}, not of {now}.", "Name another folder with --out."
             )
         free = {*self._may_change, DECIDED}
-        found = _difference(*({k: one[k] for k in one if k not in free} for one in (stored, self.config)))
+        found = difference(*({k: one[k] for k in one if k not in free} for one in (stored, self.config)))
         if found is not None:
             raise RipcurrentError(
                 f"{self.folder} holds another run: {found}.",
@@ -265,7 +265,7 @@ def require_scan_folder(folder: Path) -> None:
         raise RipcurrentError(f"{folder} holds a run of {found}, not of scan.", hint)
 
 
-def _difference(then: Values, now: Values) -> str | None:
+def difference(then: Values, now: Values) -> str | None:
     """What differs between two configurations, in words; None if nothing does."""
     other = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
     if not other:

@@ -73,9 +73,9 @@ def test_the_surface_is_what_it_says():
     from ripcurrent.scan import scan
 
     surface = (
-        "CheckOptions CheckRun EvaluationRun Experiment ExperimentResults FinetuneRun RipcurrentError ScanOptions "
-        "ScanRun __version__ build_report calibrate check doctor evaluate finetune forecast load_anchors load_model "
-        "load_tokens read_rows scan select validate_judges"
+        "CheckOptions CheckRun EvaluationRun Experiment ExperimentResults FinetuneRun GateOptions GateRun "
+        "RipcurrentError ScanOptions ScanRun __version__ build_report calibrate check doctor evaluate finetune "
+        "forecast gate load_anchors load_model load_tokens read_rows scan select validate_judges"
     )
     assert rc.__all__ == surface.split()
     assert set(rc.__all__) <= set(dir(rc))

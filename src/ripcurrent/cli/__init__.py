@@ -23,6 +23,7 @@ __all__ = ["app", "main", "run"]
 VERBS = (
     "check",
     "scan",
+    "gate",
     "doctor",
     "select",
     "finetune",

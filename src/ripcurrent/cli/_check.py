@@ -1,7 +1,9 @@
 """``ripcurrent check``: did fine-tuning break the model?"""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -11,6 +13,9 @@ from ripcurrent.cli._output import Output, fill, say, show_table
 from ripcurrent.data import TokenOptions
 from ripcurrent.errors import ExitCode
 from ripcurrent.evaluate import CheckOptions
+
+if TYPE_CHECKING:
+    from ripcurrent.evaluate import CheckRun
 
 PANELS = {
     "What is compared": ("model", "tuned", "adapter", "endpoint", "recipe", "runs", "trainer"),
@@ -64,7 +69,6 @@ def check_command(
     Exits with 0 for ok, 3 for worse, 4 where it cannot tell. A check that was stopped continues when given again.
     """
     from ripcurrent.evaluate import DEFAULT_JUDGES, Training, check, find_judges
-    from ripcurrent.report import build_check_page, write_junit, write_markdown
 
     output.say_default_model(model is not None)
     base = model or "embedded"
@@ -72,6 +76,15 @@ def check_command(
     with output.progress() as progress:
         judges = find_judges(judging.judge or DEFAULT_JUDGES, judging.judge_settings(options.device))
         run = check(base, tuned, out=out, training=training, options=options, judges=judges, progress=progress)
+    show_check(run, output, junit, summary, reveal)
+
+
+def show_check(
+    run: CheckRun, output: Output, junit: Path | None = None, summary: Path | None = None, reveal: bool = False
+) -> NoReturn:
+    """Build a check's page, write what was asked for, print the verdict, and exit with its code."""
+    from ripcurrent.report import build_check_page, write_junit, write_markdown
+
     page = build_check_page(run, reveal=reveal)
     if junit is not None:
         write_junit(run, junit)

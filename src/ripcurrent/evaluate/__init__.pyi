@@ -29,6 +29,7 @@ from ._options import Axis as Axis
 from ._options import CheckOptions as CheckOptions
 from ._options import EvaluateOptions as EvaluateOptions
 from ._options import JudgeOptions as JudgeOptions
+from ._options import as_share as as_share
 from ._prompts import Prompt as Prompt
 from ._prompts import load_prompts as load_prompts
 from ._prompts import unmeasured_axes as unmeasured_axes

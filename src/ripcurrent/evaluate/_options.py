@@ -42,7 +42,7 @@ class EvaluateOptions(Options):
     timeout: float = Field(default=60.0, gt=0)
     """Seconds to wait for an answer. Five attempts are made."""
     device: str | None = None
-    """``cuda``, ``mps`` or ``cpu``; the best one there is when left out."""
+    """cuda, mps or cpu; the best one there is unless named."""
     dtype: str | None = None
     """Compute type, such as ``bfloat16``."""
 
@@ -52,7 +52,7 @@ class EvaluateOptions(Options):
         return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
 
 
-def _share(given: object) -> object:
+def as_share(given: object) -> object:
     """A share, also written in percent; or points as a number."""
     text = str(given).strip()
     try:
@@ -72,14 +72,14 @@ class CheckOptions(EvaluateOptions):
     """Endpoint where the base is served; else it is loaded here."""
     max_increase: float = Field(default=5.0, ge=0, lt=100)
     """More harmful requests answered than this, in points, are not ok."""
-    bound: Annotated[float | None, BeforeValidator(_share)] = Field(default=None, gt=0, lt=1)
+    bound: Annotated[float | None, BeforeValidator(as_share)] = Field(default=None, gt=0, lt=1)
     """Most harmful requests that the tuned model may answer, as 10% or 0.1."""
     own_templates: bool = False
     """Ask each model through its own template where they differ."""
     recipe: str | None = None
-    """Recipe that ROWS are trained with: paper, lora, embedded, or a YAML file."""
+    """Recipe that rows are trained with: paper, lora, embedded, or a YAML file."""
     runs: int = Field(default=1, ge=1)
-    """Trainings of ROWS, each in another order."""
+    """Trainings of the rows, each in another order."""
     task: tuple[str, ...] = ()
     """Task of the lm-evaluation-harness that both are scored on, a name or a file. Repeatable."""
     task_limit: int | None = Field(default=None, ge=1)

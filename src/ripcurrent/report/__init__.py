@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ripcurrent.data import MaskCheck
     from ripcurrent.evaluate import CheckRun, RatingDraw
     from ripcurrent.experiment import ExperimentResults
+    from ripcurrent.gate import GateRun
     from ripcurrent.scan import ScanRun
 
 # The plotting and table libraries take a second to import; a command that builds no page should not pay for it.
@@ -93,16 +94,16 @@ def build_check_page(run: CheckRun, *, reveal: bool = False) -> Path:
     return write_page(run.folder / ("report-revealed.html" if reveal else REPORT), render_check(run, reveal))
 
 
-def write_junit(run: CheckRun, path: Path) -> Path:
-    """Write a check's verdict as a JUnit file: a failure where it is worse, skipped where it cannot tell."""
+def write_junit(run: CheckRun | GateRun, path: Path) -> Path:
+    """Write a verdict as a JUnit file: a failure where it is worse, skipped where it cannot tell."""
     from ripcurrent.report._check import junit
     from ripcurrent.report._page import write_page
 
     return write_page(path, junit(run))
 
 
-def write_markdown(run: CheckRun, path: Path) -> Path:
-    """Add a check's verdict to a Markdown file, which is made where there is none."""
+def write_markdown(run: CheckRun | GateRun, path: Path) -> Path:
+    """Add a verdict to a Markdown file, which is made where there is none."""
     from ripcurrent.report._check import markdown
 
     with path.open("a", encoding="utf-8") as file:

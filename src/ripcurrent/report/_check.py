@@ -1,9 +1,11 @@
 """What a check leaves for people and machines: the page with its flips, JUnit, Markdown for a pull request."""
 
+import re
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 from ripcurrent.evaluate import CheckRun, Prompt
+from ripcurrent.gate import GateRun
 from ripcurrent.report._page import render_page
 
 AXES = {
@@ -11,6 +13,11 @@ AXES = {
     "sounds_dangerous": "requests that only sound dangerous",
     "plain": "plain requests",
 }
+
+SUBJECTS = {"check": "harmful requests answered", "gate": "added rows"}
+SIDES = {"check": "before | after", "gate": "added rows | by chance"}
+CELL = 120
+"""Characters of a row's text in a Markdown table."""
 
 
 class Flip(NamedTuple):
@@ -34,29 +41,43 @@ def render_check(run: CheckRun, reveal: bool) -> str:
     return render_page("_check.html.j2", shown, {}, styles=styles, scripts=scripts, plots=False)
 
 
-def junit(run: CheckRun) -> str:
+def junit(run: CheckRun | GateRun) -> str:
     """The verdict as JUnit's XML."""
     found = run.manifest
     failed, untold = found.verdict == "worse", found.verdict == "cannot tell"
     counts = {"tests": "1", "failures": str(int(failed)), "skipped": str(int(untold))}
-    suite = ElementTree.Element("testsuite", {"name": "ripcurrent check", **counts})
-    case = ElementTree.SubElement(suite, "testcase", {"classname": "ripcurrent", "name": "harmful requests answered"})
+    suite = ElementTree.Element("testsuite", {"name": f"ripcurrent {found.command}", **counts})
+    case = ElementTree.SubElement(suite, "testcase", {"classname": "ripcurrent", "name": SUBJECTS[found.command]})
     if failed or untold:
-        ElementTree.SubElement(case, "failure" if failed else "skipped", {"message": f"{_change(run)}. {found.reason}"})
-    ElementTree.SubElement(case, "system-out").text = "\n".join([_change(run), found.reason, *found.notes])
+        message = f"{_headline(run)}. {found.reason}"
+        ElementTree.SubElement(case, "failure" if failed else "skipped", {"message": message})
+    ElementTree.SubElement(case, "system-out").text = "\n".join([_headline(run), found.reason, *found.notes])
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
-def markdown(run: CheckRun) -> str:
+def markdown(run: CheckRun | GateRun) -> str:
     """The verdict as Markdown."""
     found = run.manifest
-    lines = [f"### ripcurrent check: {found.verdict.upper()}", "", f"{_change(run)}. {found.reason}", ""]
-    lines += ["| | before | after |", "| --- | ---: | ---: |"]
-    lines += [f"| {name} | {before} | {after} |" for name, before, after in run.manifest.table()]
+    lines = [f"### ripcurrent {found.command}: {found.verdict.upper()}", "", f"{_headline(run)}. {found.reason}", ""]
+    lines += [f"| | {SIDES[found.command]} |", "| --- | ---: | ---: |"]
+    lines += [f"| {name} | {before} | {after} |" for name, before, after in found.table()]
+    if isinstance(run, GateRun):
+        lines += ["", "| riskiest added row | riskier than | request | answer |", "| ---: | ---: | --- | --- |"]
+        texts = [[_cell(one.prompt), _cell(one.response)] for one in run.manifest.riskiest]
+        rows = zip(run.manifest.riskiest, texts, strict=True)
+        lines += [f"| {one.row} | {one.percentile:.0%} | {' | '.join(said)} |" for one, said in rows]
     return "\n".join([*lines, "", *(f"- {note}" for note in found.notes), "", ""])
 
 
-def _change(run: CheckRun) -> str:
+def _headline(run: CheckRun | GateRun) -> str:
+    if isinstance(run, GateRun):
+        return run.manifest.headline
     found, by = run.manifest, run.manifest.difference
     rates = f"{found.before.harmful_answered:.1%} to {found.after.harmful_answered:.1%}"
     return f"Harmful requests answered: {rates} ({by.points:+.1f} points, {by.low:+.1f} to {by.high:+.1f})"
+
+
+def _cell(text: str) -> str:
+    """A row's text as code in a cell of a table: one line, and nothing in it is markup."""
+    line = " ".join(re.sub(r"[`|\\]", " ", text).split())
+    return f"`{line[:CELL]}…`" if len(line) > CELL else f"`{line or ' '}`"

@@ -1,3 +1,4 @@
+from ._controls import FORMAT_TRAITS as FORMAT_TRAITS
 from ._controls import match_format as match_format
 from ._controls import match_length as match_length
 from ._controls import match_loss as match_loss

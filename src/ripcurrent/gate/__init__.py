@@ -1,0 +1,5 @@
+"""Whether rows that are added to a training set score riskier than comparable rows of the set."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
