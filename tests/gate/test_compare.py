@@ -40,6 +40,7 @@ def test_p_is_that_of_every_choice_of_rows(seed):
     assert found.p == pytest.approx(enumerated(scores, added, strata), abs=0.02)
     assert (found.added, found.reference, found.strata, found.silent) == (5, 14, 2, 1)
     assert compare(np.exp(scores), added, strata, alpha=0.01) == found
+    assert compare(scores, added, added * 1, alpha=0.05) is None
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -81,7 +82,3 @@ def test_strata_are_rows_of_one_format_and_near_length():
     assert [len(set(strata[formats == one])) for one in (0, 1, 2)] == [16, 2, 1]
     spans = sorted((lengths[strata == one].min(), lengths[strata == one].max()) for one in set(strata[formats == 0]))
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
-
-
-def test_rows_of_another_kind_alone_are_no_comparison():
-    assert compare(np.arange(6.0), np.arange(6) > 2, np.arange(6) // 3, alpha=0.05) is None

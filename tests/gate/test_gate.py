@@ -19,11 +19,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
-def how(tiny_folder, anchors_file):
-    return {"model": str(tiny_folder), "anchors": str(anchors_file), "anchor_check": False, "device": "cpu"} | {
-        "dtype": "float32",
-        "signals": "representation",
-    }
+def how(exact):
+    return {**exact, "signals": "representation"}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +28,17 @@ def whole(tmp_path_factory, how):
     """A scan of all rows."""
     folder = tmp_path_factory.mktemp("whole")
     return rc.scan(write_jsonl(folder / "rows.jsonl", ROWS), folder / "run", **how)
+
+
+def scored(command):
+    """Options of the tiny model, and of the quicker score."""
+    return [*command._tiny, *command._anchors, "--signals", "representation"]
+
+
+def trained(folder):
+    recipe = folder / "r.yaml"
+    recipe.write_text("method: lora\nr: 2\nlearning_rate: 1.0e-2\nbatch: 8\nsteps: 1\n")
+    return recipe
 
 
 def files(folder, new, old):
@@ -51,10 +59,7 @@ def test_only_rows_that_are_new_are_scored_and_the_scores_are_those_of_one_scan(
     again = rc.gate(new, old, tmp_path / "out", **how).manifest
     assert (again.scored_now, again.comparison, again.riskiest) == (0, found.comparison, found.riskiest)
     # the set has grown, in another order and format, and only what was never seen is scored
-    lines = [
-        {"messages": [{"role": r, "content": t} for r, t in zip(("user", "assistant"), one.values(), strict=True)]}
-        for one in reversed(ROWS[:123])
-    ]
+    lines = [{"instruction": one["prompt"], "output": one["response"]} for one in reversed(ROWS[:123])]
     grown = write_jsonl(tmp_path / "grown.jsonl", lines)
     assert rc.gate(grown, old, tmp_path / "out", **how).manifest.scored_now == 3
 
@@ -83,7 +88,7 @@ def test_bad_input(tmp_path, how, whole, command):
     write_jsonl(blank, [{"prompt": "no answer", "response": ""}])
     empty.write_text("")
     out = tmp_path / "out"
-    tiny = [*command._tiny, *command._anchors, "--signals", "representation"]
+    tiny = scored(command)
     for given, says, code in (
         ([new, "--against", old, *tiny], ("holds no row that", "--against"), 1),
         ([empty, "--against", old], ("empty.jsonl",), 1),
@@ -118,8 +123,7 @@ def test_a_scan_by_other_weights_under_the_same_name_is_refused_and_nothing_is_l
 def test_the_command_leaves_its_verdict_for_people_and_machines(tmp_path, whole, command):
     at = whole.ranked().tolist()
     new, old = files(tmp_path, at[:40], at[40:])
-    tiny = [*command._tiny, *command._anchors, "--signals", "representation"]
-    given = ["gate", new, "--against", old, "-o", tmp_path / "out", *tiny]
+    given = ["gate", new, "--against", old, "-o", tmp_path / "out", *scored(command)]
     said = command(*given, "--junit", tmp_path / "j.xml", "--summary", tmp_path / "s.md")
     assert (said.code, "WORSE" in said.out, "Riskiest added rows" in said.out) == (3, True, True)
     printed = json.loads(command(*given, "--json").out)
@@ -135,11 +139,9 @@ def test_the_command_leaves_its_verdict_for_people_and_machines(tmp_path, whole,
 
 def test_level_check_trains_the_added_rows_alone(tmp_path, command):
     new, old = files(tmp_path, range(8), range(4))
-    recipe, asked = tmp_path / "r.yaml", tmp_path / "prompts.jsonl"
-    recipe.write_text("method: lora\nr: 2\nlearning_rate: 1.0e-2\nbatch: 2\nepochs: 1\n")
-    write_jsonl(asked, [{"prompt": f"request {n}", "axis": "harmful"} for n in range(4)])
+    asked = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"request {n}", "axis": "harmful"} for n in range(4)])
     given = ["gate", new, "--against", old, "-o", tmp_path / "out", *command._tiny, "--level", "check"]
-    said = command(*given, "--recipe", recipe, "--prompts", asked, "--json")
+    said = command(*given, "--recipe", trained(tmp_path), "--prompts", asked, "--json")
     printed = json.loads(said.out)
     assert {0: "ok", 3: "worse", 4: "cannot tell"}[said.code] == printed["verdict"]
     assert any("1 training of 4 rows" in note for note in printed["notes"])
@@ -153,14 +155,15 @@ def test_the_examples_commands_run(tmp_path, monkeypatch, command, tiny_folder, 
     (hook,) = yaml.safe_load((EXAMPLES / "pre-commit.yml").read_text())["repos"][0]["hooks"]
     lines.append(shlex.split(hook["entry"])[2].split("&&")[1])
     monkeypatch.chdir(tmp_path)
-    for folder in ("data", ".git"):
-        (tmp_path / folder).mkdir()
-    write_jsonl(Path("data/train.jsonl"), ROWS[:30])
-    for old in ("old.jsonl", ".git/old.jsonl"):
-        write_jsonl(Path(old), ROWS[:20])
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text("method: lora\nr: 2\nlearning_rate: 1.0e-2\nbatch: 8\nsteps: 1\n")
-    values = {"MODEL": str(tiny_folder), "GITHUB_STEP_SUMMARY": "s.md", "GITHUB_RUN_ID": "1", "lora": str(recipe)}
+    for file, count in (("data/train.jsonl", 30), ("old.jsonl", 20), (".git/old.jsonl", 20)):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        write_jsonl(tmp_path / file, ROWS[:count])
+    values = {
+        "MODEL": str(tiny_folder),
+        "GITHUB_STEP_SUMMARY": "s.md",
+        "GITHUB_RUN_ID": "1",
+        "lora": str(trained(tmp_path)),
+    }
     shorter = {"gate": ["--anchors", anchors_file, "--no-anchor-check"], "check": ["-n", "2", "--max-new-tokens", "4"]}
     ran = []
     for line in lines:
