@@ -133,9 +133,9 @@ def gate(
             if not side:
                 hint = f"`ripcurrent doctor {name}` shows why."
                 raise RipcurrentError(f"No row of {name} to compare has a score.", hint, code=ExitCode.NOT_MEASURED)
-        risk, tokens, formats = (np.array(values) for values in zip(*table[0], *table[1], strict=True))
+        risk, tokens, formats = np.array([*table[0], *table[1]]).T
         labels = np.arange(len(risk)) >= len(table[0])
-        found = compare(risk, labels, strata_of(formats, tokens), alpha=chosen.alpha)
+        found = compare(risk, labels, strata_of(formats.astype(np.int64), tokens), alpha=chosen.alpha)
         reference, counts = (
             RowCounts(rows=len(part.keys), different=len(part.wanted), scored=len(side))
             for part, side in zip((old, added), table, strict=True)
