@@ -26,18 +26,19 @@ ROOMS = {
     "evaluate": 4330,
     "experiment": 2160,
     "forecast": 1200,
-    "gate": 520,
+    "gate": 500,
     "report": 1050,
-    "demo and cli": 1720,
+    "demo and cli": 1830,
     "integrations": 500,
 }
 """Lines of Python a room may have; 5 % more are let pass.
 
 The data, answers and the whole have more than was planned: people who train and evaluate with other tools use them
 together. People who ask whether their training broke the model have `check`, 860 lines of answers, pages and commands;
-who trains in Python gives it a trainer, and who asks what the model is still good for names tasks.
+who trains in Python gives it a trainer, and who asks what the model is still good for names tasks. People whose pull
+requests add rows have `gate`, 660 lines with its command.
 """
-WHOLE, TEMPLATES, TESTS, BESIDE = 26_500, 1_400, 18_000, 2_500
+WHOLE, TEMPLATES, TESTS, BESIDE = 27_000, 1_400, 18_000, 2_500
 """Lines of the package's Python, of its templates, of tests, of bench and scripts."""
 FILE, FUNCTION, PARAMETERS = 400, 80, 9
 UNTYPED = 60
