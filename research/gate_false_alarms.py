@@ -4,7 +4,7 @@ A finished scan's rows are split at random into 300 added ones and the rest. Wit
 With one, some of the added rows are drawn from the riskiest tenth of their format and length, or are the riskiest
 hundred of all.
 
-    python -m research.gate_false_alarms runs/alpaca runs/alpaca_gradient --out research/findings/gate.csv
+    python -m research.gate_false_alarms runs/alpaca_2000 runs/alpaca_999 --out research/findings/gate.csv
 """
 
 import argparse
