@@ -137,7 +137,7 @@ def random_rows(mean: int, count: int, vocabulary: int, seed: int = 0, bearing: 
         yield EncodedRow(
             index=index, status="ok", tokens=generator.integers(0, vocabulary, length).astype(np.int32),
             loss_mask=(place >= prompt) & (place < prompt + bearing), truncated=False, prompt_tokens=prompt,
-            response_tokens=length - prompt, last_prompt=prompt - 1, last_content=length - 2,
+            response_tokens=length - prompt,
         )  # fmt: skip
 
 

@@ -76,7 +76,6 @@ def encoded(row: Row) -> EncodedRow:
     return EncodedRow(
         index=0, status="ok", tokens=np.array(row["ids"], dtype=np.int32), loss_mask=mask,
         prompt_tokens=int((~mask).sum()), response_tokens=int(mask.sum()), truncated=False,
-        last_prompt=int(mask.argmax()) - 1, last_content=len(mask) - 1,
     )  # fmt: skip
 
 

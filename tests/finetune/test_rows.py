@@ -85,7 +85,7 @@ def test_on_one_clean_turn_trl_itself_would_train_the_same_tokens(family):
 
 def bare_row(index: int, mask: list[bool], status: Any = "ok") -> EncodedRow:
     tokens = np.arange(len(mask), dtype=np.int32)
-    return EncodedRow(index, status, tokens, np.array(mask, dtype=np.bool_), None, False, 0, 0, 0, 0)
+    return EncodedRow(index, status, tokens, np.array(mask, dtype=np.bool_), None, False, 0, 0)
 
 
 def test_a_row_or_a_set_that_is_all_masked_is_an_error_before_training():

@@ -35,12 +35,10 @@ def chat_model(model, scope="all") -> ChatModel:
 def encoded_row(tokens, loss_mask, index=0) -> EncodedRow:
     """An encoded row from token ids and a mask; every other row's tokens differ in weight."""
     mask = np.asarray(loss_mask, dtype=np.bool_)
-    first = int(np.argmax(mask))
     return EncodedRow(
         index=index, status="ok", tokens=np.asarray(tokens, dtype=np.int32), loss_mask=mask,
         weights=np.linspace(0.5, 2, len(mask), dtype=np.float32) if index % 2 else None, truncated=False,
-        prompt_tokens=int((~mask).sum()), response_tokens=int(mask.sum()), last_prompt=max(first - 1, 0),
-        last_content=max(len(tokens) - 2, 0),
+        prompt_tokens=int((~mask).sum()), response_tokens=int(mask.sum()),
     )  # fmt: skip
 
 
@@ -67,8 +65,6 @@ def rows_behind_a_prefix(count: int, seed: int, prefix: int = PREFIX, longest: i
             tokens=np.concatenate([begin, row.tokens]),
             loss_mask=np.concatenate([np.zeros(prefix, dtype=bool), row.loss_mask]),
             weights=None if row.weights is None else np.concatenate([np.ones(prefix, np.float32), row.weights]),
-            last_prompt=row.last_prompt + prefix,
-            last_content=row.last_content + prefix,
         )
         for row in random_rows(np.random.default_rng(seed), count, longest=longest)
     ]

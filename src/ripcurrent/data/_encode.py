@@ -241,17 +241,9 @@ def _encode_as_trained(
     if len(bearing) == 0:
         return EncodedRow(row.index, "no_loss_tokens")
     length, bear = int(bearing[-1]) + 1, len(bearing)
-    first = length - 1
-    while first > 1 and given[first - 1]:
-        first -= 1
-    # the last answer's own text ends before the tokens that close its turn
-    closing = set(tokenizer.all_special_ids)
-    content = length - 1
-    while content > first and (ids[content] in closing or not tokenizer.decode([ids[content]]).strip()):
-        content -= 1
     tokens, own = np.asarray(ids[:length], dtype=np.int32), given[:length]
     weighed = own if np.unique(own[own > 0]).size > 1 else None
-    return EncodedRow(row.index, "ok", tokens, own > 0, weighed, cut, length - bear, bear, first - 1, content)
+    return EncodedRow(row.index, "ok", tokens, own > 0, weighed, cut, length - bear, bear)
 
 
 def _encode_document(row: Row, tokens: Tokens) -> EncodedRow:
@@ -290,19 +282,11 @@ def _encode_chat(row: Row, text: str, tokens: Tokens, tokenizer: PreTrainedToken
 def _finish(
     index: int, tokens: Tokens, loss: npt.NDArray[np.bool_], spans: Sequence[Span], *, truncated: bool
 ) -> EncodedRow:
-    """Cut after the last loss-bearing token and find the two positions in the last turn that bears loss."""
+    """Cut after the last loss-bearing token."""
     # The first token has nothing to be predicted from.
     loss[:1] = False
     bearing = np.flatnonzero(loss)
     if len(bearing) == 0:
         return EncodedRow(index, "too_long" if spans[0].end > tokens.end else "no_loss_tokens")
-    length = int(bearing[-1]) + 1
-    span, first = spans[0], int(bearing[0])
-    for turn in spans:
-        in_turn = np.flatnonzero(loss & tokens.beginning_in(turn.start, turn.end))
-        if len(in_turn):
-            span, first = turn, int(in_turn[0])
-    content = np.flatnonzero(tokens.beginning_in(span.start, span.content_end))
-    last_content = min(int(content[-1]) if len(content) else length - 1, length - 1)
-    ids, mask, bear = tokens.ids[:length], loss[:length], len(bearing)
-    return EncodedRow(index, "ok", ids, mask, None, truncated, length - bear, bear, first - 1, last_content)
+    length, bear = int(bearing[-1]) + 1, len(bearing)
+    return EncodedRow(index, "ok", tokens.ids[:length], loss[:length], None, truncated, length - bear, bear)

@@ -145,10 +145,6 @@ class EncodedRow:
     """Tokens that bear no loss."""
     response_tokens: int = 0
     """Tokens that bear loss."""
-    last_prompt: int = 0
-    """Position just before the last assistant turn's first loss-bearing token."""
-    last_content: int = 0
-    """Last position of the last assistant turn's own text, before the end-of-turn token."""
     unread: bool = False
     """It has tools or reasoning that the chat template does not print."""
 
