@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ripcurrent.data._formats import Unusable
+from ripcurrent.data._formats import FORMATS, Unusable, tool_definitions
 from ripcurrent.data._render import (
     Span,
     TemplateMismatch,
@@ -21,8 +21,8 @@ from ripcurrent.data._render import (
     hides_thoughts,
     hides_tools,
 )
-from ripcurrent.data._trained_tokens import Completion, Tokenized, TrainedTokens
-from ripcurrent.data._types import EncodedRow, Message, Row, Turns, bearing_turns
+from ripcurrent.data._trained_tokens import Completion, LabelledTokens, Tokenized, TrainedTokens, unread
+from ripcurrent.data._types import EncodedRow, Fields, Message, Row, Turns, bearing_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -290,3 +290,27 @@ def _finish(
         return EncodedRow(index, "too_long" if spans[0].end > tokens.end else "no_loss_tokens")
     length, bear = int(bearing[-1]) + 1, len(bearing)
     return EncodedRow(index, "ok", tokens.ids[:length], loss[:length], None, truncated, length - bear, bear)
+
+
+class OpenAI(TrainedTokens):
+    """OpenAI's supervised fine-tuning. Its tokens are not known: these are the local model's, of the same turns."""
+
+    def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+        if "messages" not in fields:
+            hint = "Write them as for the fine-tuning, or score them as they are: --trainer completion"
+            raise unread("OpenAI", "messages", fields, hint)
+        given = fields["messages"]
+        turns = [turn for turn in given if isinstance(turn, Mapping)] if isinstance(given, list) else []
+        allowed = all(
+            turn.get("weight") in (None, 0, 1) and not {"loss", "train", "training"} & set(turn) for turn in turns
+        )
+        if not turns or not allowed or turns[-1].get("role") != "assistant":
+            # OpenAI refuses the file
+            raise Unusable("invalid_conversation")
+        messages = FORMATS["openai"].parse({"messages": given})
+        assert not isinstance(messages, str)
+        row = Row(0, "", messages, None, fields, tools=tool_definitions(fields))
+        encoded = encode(row, tokenizer, max_tokens=max_tokens)
+        if encoded.status != "ok":
+            raise Unusable(encoded.status)
+        return LabelledTokens(encoded.tokens.tolist(), encoded.loss_mask.astype(float).tolist())
