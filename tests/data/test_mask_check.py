@@ -41,6 +41,26 @@ def test_columns_and_turns_that_are_not_trained_are_counted_by_one_process_or_tw
     assert check_masks(opened, build("chatml"), policies, processes=2) == found
 
 
+@pytest.mark.parametrize(
+    ("policy", "unread"), [("completion", ["reasoning_content"]), ("trl", ["reasoning_content", "weight"])]
+)
+def test_keys_of_turns_that_change_nothing_are_named(tmp_path, policy, unread):
+    turn = {**TURNS[1], "reasoning_content": "A long one.", "weight": 0}
+    rows = read_rows(write_jsonl(tmp_path / "rows.jsonl", [{"messages": [*TURNS, TURNS[0], turn]}]))
+    (report,) = check_masks(rows, build("chatml"), [trained_tokens(policy)]).reports
+    assert report.unread == [f"messages.{key}" for key in unread]
+
+
+@pytest.mark.parametrize(
+    "policy", ["completion", "trl", "openai", "axolotl", "llamafactory,formatting=sharegpt", "swift"]
+)
+@pytest.mark.parametrize("column", ["audios", "video"])
+def test_rows_with_sound_or_films_are_not_scored_by_their_text_alone(tmp_path, policy, column):
+    rows = read_rows(write_jsonl(tmp_path / "rows.jsonl", [{"messages": TURNS, column: ["boat.mp4"]}]))
+    (report,) = check_masks(rows, build("chatml"), [trained_tokens(policy)]).reports
+    assert (report.trained_rows, report.not_trained) == (0, {"not_text": 1})
+
+
 def test_the_command_exits_with_3_where_something_is_not_trained(tmp_path, tiny_folder, command: Command):
     path, alone = write_jsonl(tmp_path / "rows.jsonl", ROWS), tmp_path / "tokenizer"
     load_tokenizer(str(tiny_folder)).save_pretrained(alone)

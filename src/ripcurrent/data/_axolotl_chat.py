@@ -37,8 +37,6 @@ class AxolotlChat:
         self.dated = dated_template(tokenizer, self.template)
         self.ends = options.turn_ends(self.template, tokenizer)
         self.roles = {name: role for role, names in options.roles.items() for name in names}
-        if fields.get("images"):
-            raise Unusable("not_text")
         with template_errors(tokenizer):
             self.keys = _message_keys(self.template)
         try:

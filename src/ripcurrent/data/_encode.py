@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ripcurrent.data._formats import FORMATS, Unusable, tool_definitions
+from ripcurrent.data._formats import FORMATS, Unusable, require_text, tool_definitions
 from ripcurrent.data._render import (
     Span,
     TemplateMismatch,
@@ -227,6 +227,7 @@ def _encode_as_trained(
 ) -> EncodedRow:
     """The row as a trainer labels it."""
     try:
+        require_text(row.fields)
         ids, weights = trained.label(row.fields, tokenizer, max_tokens)
         # a row of just this length may be whole
         cut = len(ids) >= max_tokens and len(trained.label(row.fields, tokenizer, max_tokens + 1).ids) > max_tokens

@@ -65,6 +65,12 @@ def plain_text(value: object) -> str:
     return value
 
 
+def require_text(fields: Mapping[str, Any]) -> None:
+    """Raise `Unusable` for a record with pictures, sound or films in a column of their own."""
+    if any(fields.get(f"{one}{ending}") for one in ("image", "audio", "video") for ending in ("", "s")):
+        raise Unusable("not_text")
+
+
 def mappings(value: object) -> list[Any]:
     """Objects in a list; raises `Unusable` for anything else."""
     if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):

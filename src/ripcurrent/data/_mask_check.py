@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice, pairwise
 from multiprocessing import get_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -168,11 +168,11 @@ def _count(
 ) -> _Counted:
     found = _Counted(tokenizer, trainers)
     for row in chunk:
-        for name, value in row.record.items():
-            if value not in (None, "", [], {}):
-                found.columns[name] += 1
-                if found.columns[name] <= _TRIED:
-                    found.with_column.setdefault(name, []).append(row)
+        held = [name for name, value in row.record.items() if value not in (None, "", [], {})]
+        found.columns.update(held)
+        for name in (*held, *_keys_of_turns(row)):
+            if len(rows := found.with_column.setdefault(name, [])) < _TRIED:
+                rows.append(row)
     encoded = [
         list(encode_rows(chunk, tokenizer, max_tokens=longest, trained=one))
         for one, longest in zip(trainers, lengths, strict=True)
@@ -213,6 +213,30 @@ def _parts(count: Callable[[list[Row]], _Counted], chunks: Iterator[list[Row]], 
             waiting.extend(pool.submit(_count_here, chunk) for chunk in islice(chunks, 1))
 
 
+def _keys_of_turns(row: Row) -> list[str]:
+    """Keys that turns hold something in, as ``messages.reasoning_content``."""
+    return list(
+        dict.fromkeys(
+            f"{column}.{key}"
+            for column, turns in row.record.items()
+            if isinstance(turns, list)
+            for turn in turns
+            if isinstance(turn, Mapping)
+            for key, value in turn.items()
+            if value not in (None, "", [], {})
+        )
+    )
+
+
+def _without(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A record without a column, or without a key of the turns in one."""
+    column, _, key = name.partition(".")
+    if name in record or not isinstance(turns := record.get(column), list):
+        return {other: value for other, value in record.items() if other != name}
+    less = [{k: v for k, v in turn.items() if k != key} if isinstance(turn, Mapping) else turn for turn in turns]
+    return {**record, column: less}
+
+
 def _unread(
     rows: Iterable[Row],
     with_column: dict[str, list[Row]],
@@ -220,12 +244,12 @@ def _unread(
     trainer: TrainedTokens,
     max_tokens: int,
 ) -> list[str] | None:
-    """Columns whose removal changes nothing of the rows that hold something in them."""
+    """Columns, and keys of turns, whose removal changes nothing of the rows that hold something in them."""
     if not isinstance(rows, Dataset):
         return None
 
     def read(row: Row, name: str) -> bool:
-        less = rows.row(row.index, {key: value for key, value in row.record.items() if key != name})
+        less = rows.row(row.index, _without(row.record, name))
         try:
             kept, without = (encode(one, tokenizer, max_tokens=max_tokens, trained=trainer) for one in (row, less))
         except RipcurrentError:  # a trainer that misses a column says so of the whole file

@@ -7,7 +7,15 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ripcurrent.data._files import Container, is_packed, plain_suffix, require_rows, sampled_sha256
-from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, check_mapping, tool_definitions, view
+from ripcurrent.data._formats import (
+    LONE_SURROGATE,
+    Format,
+    Unusable,
+    check_mapping,
+    require_text,
+    tool_definitions,
+    view,
+)
 from ripcurrent.data._open import SUFFIXES, open_container
 from ripcurrent.data._sniff import find_format, sniff
 from ripcurrent.data._spec import RowSpec
@@ -161,6 +169,7 @@ class Dataset:
         try:
             if fields is not record:
                 raise Unusable("invalid_conversation")
+            require_text(fields)
             parsed = self._format.parse(read)
             if isinstance(parsed, str):
                 content = text = parsed

@@ -101,7 +101,7 @@ class FeatureReader:
 
     def __init__(self, chat_model: ChatModel) -> None:
         model = chat_model.model
-        causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._base = getattr(causal, causal.base_model_prefix)
 
     def forward(self, batch: Batch) -> BatchSignals:

@@ -109,9 +109,9 @@ def _shape(module: nn.Module, name: str) -> tuple[int, ...]:
 
 def find_layers(model: Any, scope: Scope) -> ModelLayers:
     """The layers of a frozen chat model that hold the parameters of a scope; what none covers is an error by name."""
-    if scope == "lora" and hasattr(model, "peft_config"):
+    if scope == "lora" and hasattr(model, "get_base_model"):
         _refuse_trained_beside(model)
-    causal = model.get_base_model() if hasattr(model, "peft_config") else model
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     base = getattr(causal, causal.base_model_prefix)
     head = causal.get_output_embeddings()
     if head is None or base is causal or not isinstance(head, nn.Linear):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ripcurrent.data import default_template
@@ -234,12 +235,13 @@ def _fingerprint(source: Source, adapters: Sequence[Path], fresh_lora: tuple[int
 @contextmanager
 def held_model(model: Any, tokenizer: PreTrainedTokenizerBase | None, *, scope: Scope = "all") -> Iterator[ChatModel]:
     """The model ready to be scored with until the block ends; then it is as it was. An adapter is merged in a copy."""
-    if hasattr(model, "peft_config") and not hasattr(model, "get_base_model"):
+    modules = model.modules() if hasattr(model, "modules") else ()
+    if not hasattr(model, "get_base_model") and any(isinstance(one, BaseTunerLayer) for one in modules):
         raise RipcurrentError(
             f"The {type(model).__name__} has an adapter's layers inside: it is not the model before fine-tuning.",
             "Give the PeftModel around it, or load the base again.",
         )
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(base, PreTrainedModel):
         raise RipcurrentError(
             f"A {type(model).__name__} is no model that can be scored.",
