@@ -160,8 +160,7 @@ def test_no_evidence_is_no_failure_and_the_page_can_be_made_again(keys, evaluate
     first, *_, last = (line for line in capsys.readouterr().out.splitlines() if line.startswith(("Harmful", "Verdict")))
     assert first.startswith("Harmful requests answered: untrained 6.2 % → random 20.0 % → top")
     assert "add --seeds 3" in last
-    for options in ([], ["--gate"]):
-        assert cli([*command, "--quiet", "--seeds", "3", *options]) == 0
+    assert cli([*command, "--quiet", "--seeds", "3"]) == 0
     assert read(out / "results.json")["verdict"] == "no evidence"
     (out / "report.html").unlink()
     assert cli(["report", str(out)]) == 0

@@ -92,12 +92,9 @@ def test_every_arm_but_the_control_is_compared(table):
     assert found["length", "random"]["low"] <= 0 <= found["length", "random"]["high"]
 
 
-def test_the_verdict_and_its_exit_codes(said, table, files, scanned, scripted):
+def test_a_verdict_has_exit_code_0(said, table):
     assert said.code == 0
     assert table["verdict"] == "worse than random"
-    gated = recompute(files, scanned, scripted, "--gate")
-    assert gated.code == 3
-    assert gated.json["verdict"] == table["verdict"]
 
 
 def test_nothing_to_decide_by_has_an_exit_code_of_its_own(experimented):

@@ -30,12 +30,11 @@ def experiment_command(
     seeds: Annotated[int | None, option("N seeds from 0; replaces the file's.", "N", min=1)] = None,
     jobs: Annotated[int, option("Arms trained and asked at the same time, each on one GPU.", "N", min=1)] = 1,
     no_anchor_check: Annotated[bool, option("Scan even if the anchors do not separate on this model.")] = False,
-    gate: Annotated[bool, option("Exit with 3 when the verdict is worse than random.")] = False,
 ) -> None:
     """Fine-tune on selections and controls, ask, judge, and say what is significant.
 
-    Exits with 0 for a verdict, with 4 where there is not enough evidence for one, and with --gate with 3 for worse than
-    random. Given again, the command goes on where it was stopped; finished arms are never repeated.
+    Exits with 0 for a verdict, with 4 where there is not enough evidence for one. Given again, the command goes on
+    where it was stopped; finished arms are never repeated.
     """
     from ripcurrent.errors import ExitCode
     from ripcurrent.experiment import Experiment, parse_experiment, read_experiment_file, ready_experiments
@@ -91,8 +90,6 @@ def experiment_command(
         by = f"judge {judge} {summaries[0].judge_version if summaries else ''}"
         say(f"Verdict: {result.verdicts_in_words[judge]} ({by})", style="bold")
         say(f"Page: {result.folder / 'report.html'}")
-    if gate and result.verdict == "worse than random":
-        raise typer.Exit(int(ExitCode.GATE_FAILED))
     # without an arm that is compared there is none to come to
     if result.verdict == "not enough evidence" and result.deciding:
         raise typer.Exit(int(ExitCode.NOT_ENOUGH_EVIDENCE))
