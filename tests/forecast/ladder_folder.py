@@ -35,7 +35,7 @@ class ScanRows:
 
     def share(self, rows: Sequence[int]) -> float:
         """The share that a run on these rows answers."""
-        return float(expit(-0.4 + 6 * self.mean(rows)))
+        return float(expit(-0.4 + 12 * self.mean(rows)))
 
     def arms(self, sizes: Sequence[int] = (20, 40)) -> dict[str, list[int]]:
         """Top, bottom, random, and two mixtures of each size, none of which shares many rows with another."""
@@ -64,6 +64,7 @@ def fabricate_ladder(
     share: Callable[[Sequence[int]], float] | None = None,
     recipe: str = "embedded",
     further: int = 0,
+    base: int | None = None,
     **config: Any,
 ) -> Path:
     """An experiment's folder whose arms trained on rows of one scan; ``further`` requests are answered by none."""
@@ -76,6 +77,12 @@ def fabricate_ladder(
         for n in range(count)
     ]
     write_jsonl(folder / "prompts.jsonl", prompts)
+    if base is not None:
+        place = folder / "arms" / "base"
+        first = {f"harmful-{n}" for n in range(base)}
+        labels = lambda judge, prompt_id: "compliance" if prompt_id in first else "refusal"  # noqa: E731
+        write_evaluation(place / "evaluation", prompts, ("prefix",), labels)
+        write_json(place / "arm.json", {"arm": "base", "seed": None})
     for arm, indices in arms.items():
         for seed in range(seeds):
             place = folder / "arms" / f"{arm}-seed{seed}"

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from research.shipped_calibration import ladder as ladder_of_the_package
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.experiment import parse_experiment, read_experiment_file
 from ripcurrent.finetune import load_recipe
-from ripcurrent.forecast import SetScore, calibrate, forecast, read_calibration, read_forecast, shipped_calibrations
-from ripcurrent.forecast._calibrate import as_trials
+from ripcurrent.forecast import calibrate, forecast, read_calibration, read_forecast, shipped_calibrations
+from ripcurrent.forecast._calibrate import as_trials, chance_of_alike
 from ripcurrent.forecast._harm import fit_harm
-from ripcurrent.forecast._ladder import SetScores
 from ripcurrent.models import load_model
 from ripcurrent.runs import write_json
+from ripcurrent.scan import SetScore, SetScores
 from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder
 
 COHERENCE = 0.1
@@ -150,14 +152,15 @@ def test_runs_that_differ_from_the_first_experiments_are_left_out(how, reason, r
     ("arms", "share", "cosine", "says"),
     [
         (("top-20", "bottom-20", "random-20", "upper-20"), None, None, "4 arms are too few to fit"),
-        (None, 1.0, None, "Every run answered 100% to 100%"),
+        (None, lambda _: 1.0, None, "its 10 arms answered 100.0% to 100.0%"),
+        # each share is drawn from one rate of 4 %
+        (None, lambda at: np.random.default_rng(at[0]).binomial(ASKED, 0.04) / ASKED, None, "no further apart than by"),
         (None, None, 0.3, "All arms have the same cosine"),
     ],
 )
 def test_a_ladder_that_nothing_can_be_learned_from(arms, share, cosine, says, rows, tmp_path, monkeypatch):
     every = rows.arms()
-    answers = None if share is None else (lambda _: share)
-    folder = fabricate_ladder(tmp_path / "a", rows, {arm: every[arm] for arm in arms or every}, share=answers)
+    folder = fabricate_ladder(tmp_path / "a", rows, {arm: every[arm] for arm in arms or every}, share=share)
     if cosine is not None:
         monkeypatch.setattr(SetScore, "cosine", lambda self, rows: cosine)
     with pytest.raises(RipcurrentError, match=says) as caught:
@@ -168,8 +171,11 @@ def test_a_ladder_that_nothing_can_be_learned_from(arms, share, cosine, says, ro
 
 def test_a_source_left_out_is_forecast_only_where_the_others_reach(rows, other_rows, tmp_path):
     """A scan's sets that are beyond a calibration's get no forecast, so its error on new sources is without such."""
-    first = fabricate_ladder(tmp_path / "a", rows, rows.arms((20, 30)))
-    second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms((30, 100)))
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms((20, 30)), base=3)
+    second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms((30, 100)), share=lambda _: 0.04)
+    identity = {"rule": {"select": "top"}, "recipe": {}, "rows_sha256": ""}
+    for arm in ("a/arms/top-20", "a/arms/top-30", "b/arms/top-30"):
+        edit(tmp_path / f"{arm}-seed0" / "arm.json", identity=identity)
     made, fitted = calibrate([first, second], tmp_path / "calibration.json")
     expected = dict.fromkeys((one.name for one in made.sources), 0)
     for run in (one.run for one in fitted):
@@ -183,6 +189,12 @@ def test_a_source_left_out_is_forecast_only_where_the_others_reach(rows, other_r
     assert 0 < error.refused == made.runs - error.runs
     own = [one.mean_absolute_error for one in error.by_source]
     assert error.mean_absolute_error == pytest.approx(np.mean(own)), "each source counts alike"
+    # the arms of the second answer as the untrained model does
+    assert [one.clean for one in error.by_source] == [True, False]
+    of_first = [one.run for one in fitted if one.run.experiment == "ladder"]
+    tops, rest = ([one.answered for one in of_first if one.arm.startswith("top") is wanted] for wanted in (True, False))
+    guesses = [np.mean(tops if one.run.arm == "top-30" else rest) / ASKED for one in fitted[10:] if one.unseen]
+    assert error.by_source[0].by_category == pytest.approx(np.mean(guesses) - 0.04)
 
 
 def test_a_scan_is_forecast_beside_a_random_set(rows, other_rows, ladder):
@@ -209,6 +221,16 @@ def test_a_scan_is_forecast_beside_a_random_set(rows, other_rows, ladder):
 
 def test_what_a_calibration_does_not_speak_of_is_refused(rows, ladder):
     made = read_calibration(ladder / "made.json")
+    most = (int(rows.run.scored.sum()) - 1) // 10
+    far = forecast(rows.run, made.model_copy(update={"rows_range": (5, most)})).sets
+    assert (far[0].forecast, far[0].reason) == (None, f"more than 10 times the {most} that the calibration trained on")
+    assert (
+        forecast(rows.run, made.model_copy(update={"rows_range": (5, most + 1)}))
+        .sets[0]
+        .words.startswith(f"{most + 1} of ")
+    )
+    assert forecast(rows.run, made, recipe="embedded").reason is None
+    assert "it is for the recipe embedded, not lora" in str(forecast(rows.run, made, recipe="lora").reason)
     few = made.model_copy(update={"rows_range": (5000, 6000)})
     assert "are not among the 5000 to 6000" in str(forecast(rows.run, few).sets[0].reason)
     low = made.model_copy(update={"cosine_range": (5.0, 6.0)})
@@ -237,7 +259,7 @@ def test_what_can_be_wrong_with_files(rows, ladder, tmp_path):
         calibrate([ladder], rows.run.folder / "manifest.json")
     stored = json.loads((ladder / "made.json").read_text())
     for broken, says in (
-        ({"format": 1}, "layout 1, which this version does not read"),
+        ({"format": 1}, r"damaged \(format: Input should be 2"),
         ({"fit": stored["fit"] | {"spread": [0.0, 1.0]}}, r"damaged \(fit.spread.0: Input should be greater than 0"),
     ):
         write_json(out, stored | broken)
@@ -253,11 +275,21 @@ def test_the_commands_print_what_was_fitted_and_forecast(command, rows, ladder):
     said = command("calibrate", ladder, "--out", file, "--json")
     assert (said.json["runs"], said.json["error_by_source"]) == (10, None), said.err
     shown = " ".join(command("calibrate", ladder, "--out", file).out.split())
-    assert "Each set left out" in shown
+    assert "Each run, forecast by the fit without its set" in shown
     assert f"ripcurrent forecast RUN --calibration {file}" in shown
     found = command("forecast", rows.run.folder, "--calibration", file, "--json")
     assert found.json["sets"][0]["forecast"]["answered"] > 0, found.err
     assert "answered" in command("forecast", rows.run.folder, "--calibration", file).out
+    assert command("forecast", rows.run.folder, "--calibration", file, "--recipe", "lora").code == 2
+
+
+@pytest.mark.parametrize(("recipe", "sizes"), [("embedded", (20, 50, 100)), ("lora", (200, 500, 1000))])
+def test_a_ladder_of_ones_own_has_sizes_that_move_the_model(recipe, sizes):
+    assert parse_experiment({**read_experiment_file("own_ladder"), "recipe": recipe}, where="it").sizes == sizes
+    said = load_recipe(recipe).too_mild((10, "5%"))
+    assert said is not None
+    assert said.endswith(f"try --size {','.join(map(str, sizes))}.")
+    assert load_recipe(recipe).too_mild(sizes) is None
 
 
 @pytest.mark.embedded
@@ -277,6 +309,7 @@ def test_the_shipped_one_shows_its_error_and_is_as_short_as_a_forecast_needs():
     assert calibration.error_by_set is not None
     assert calibration.error_by_source is not None
     assert len(calibration.sources) == calibration.error_by_source.groups >= 5
+    assert chance_of_alike(as_trials(ladder_of_the_package().runs)) < 1e-6, "its runs pass for a ladder that moved"
     assert path.stat().st_size < 20_000
     # names of places on a machine and texts of rows have no business in it
     found = re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text(encoding="utf-8"))

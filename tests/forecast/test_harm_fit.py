@@ -11,7 +11,6 @@ from scipy.special import expit
 
 import ripcurrent as rc
 from ripcurrent.data import encode_rows, read_rows
-from ripcurrent.forecast import SetScore
 from ripcurrent.forecast._harm import (
     INTERCEPT_DEVIATION,
     SLOPE_DEVIATION,
@@ -21,10 +20,9 @@ from ripcurrent.forecast._harm import (
     fit_harm,
     predictive_interval,
 )
-from ripcurrent.forecast._ladder import COHERENCE, SetScores
 from ripcurrent.models import load_model
 from ripcurrent.progress import SilentProgress
-from ripcurrent.scan import ScanRun
+from ripcurrent.scan import ScanRun, SetScore, SetScores
 from tests.gradients.oracle import inner, row_gradient
 from tests.scan_fixtures import EXACT, good_rows, write_jsonl
 
@@ -139,11 +137,11 @@ def test_coherence_is_the_mean_cosine_between_two_rows_and_is_measured_once(
     assert found == pytest.approx(np.mean(cosines), abs=1e-4)
     assert scores.of(run, [3], run.folder).coherence == 1.0
     monkeypatch.setattr(
-        import_module("ripcurrent.forecast._ladder"), "load_scan_model", lambda *_: pytest.fail("measured twice")
+        import_module("ripcurrent.scan._set_score"), "load_scan_model", lambda *_: pytest.fail("measured twice")
     )
     again = SetScores(SilentProgress()).of(ScanRun.open(run.folder), range(1, 8), run.folder)
     assert again.coherence == found
-    assert len(json.loads((run.folder / COHERENCE).read_text())) == 2
+    assert len(json.loads((run.folder / "coherence.json").read_text())) == 2
 
 
 def test_a_sets_cosine_is_that_of_its_mean_unit_gradient():

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from ripcurrent.cli._command import argument, command, option
 from ripcurrent.cli._output import Output, fill, say, show_table
 
@@ -16,8 +18,7 @@ def calibrate_command(
 ) -> None:
     """Fit what trained models answered to the gradient score of the sets that they were trained on.
 
-    `ripcurrent experiment own_ladder --run runs/yourdata` trains such sets of your rows. The file is for
-    `ripcurrent forecast`, which says what training on other rows would do, with the error on sets it has not seen.
+    `ripcurrent experiment own_ladder` trains such sets of your rows; `ripcurrent forecast` uses the file.
     """
     from ripcurrent.forecast import calibrate
 
@@ -34,14 +35,15 @@ def calibrate_command(
     layout += "{run.asked} | forecast {forecast.answered:.0%} | 90 % {forecast.low:.0%}–{forecast.high:.0%}"
     runs = sorted(fitted, key=lambda one: one.run.answered)
     show_table(layout, runs, title="Each run, forecast by the fit without its set and all that share its rows")
-    layout = "runs not seen {what} | error {of.mean_absolute_error:.1%} | bias {of.bias:+.1%} | inside 90 % "
-    layout += "{of.coverage:.0%} | width {of.mean_width:.0%} | rank {of.rank_correlation:+.2f} | beyond {of.refused}"
-    errors = {"Each set left out": made.error_by_set, "Each source left out": made.error_by_source}
-    caption = "rank: correlation over sets; beyond: runs that are not forecast; –: it takes five sets beside each"
-    show_table(layout, ({"what": what, "of": error} for what, error in errors.items()), caption=caption)
-    source = "{name}, {arms} sets: answered {observed:.0%}, forecast {forecast:.0%}, error {mean_absolute_error:.1%}"
+    layout = "left out {held_out} | error {mean_absolute_error:.1%} | by kind {by_category:.1%} | bias {bias:+.1%}"
+    layout += " | inside 90 % {coverage:.0%} | width {mean_width:.0%} | rank {rank_correlation:+.2f} | beyond {refused}"
+    caption = "by kind: of knowing only riskiest, protective, neither; rank: correlation; beyond: runs not forecast"
+    show_table(layout, filter(None, (made.error_by_set, made.error_by_source)), caption=caption)
+    if made.error_by_source is not None:
+        layout = "dataset left out {name} | sets {arms} | answered {observed:.0%} | forecast {forecast:.0%}"
+        layout += " | error {mean_absolute_error:.1%} | by kind {by_category:.1%}"
+        show_table(layout, made.error_by_source.by_source, under="{kind}")
     say(
-        *(fill(source, one) for one in (made.error_by_source.by_source if made.error_by_source else ())),
         *(fill("Left out: {arm}, seed {seed} ({experiment}): {reason}", left) for left in made.left_out),
         *made.notes,
         f"Use it: ripcurrent forecast RUN --calibration {out}",
@@ -55,12 +57,15 @@ def forecast_command(
     calibration: Annotated[
         Path | None, option("Calibration file; else the built-in one, if it matches the scan.", "FILE.json")
     ] = None,
+    recipe: Annotated[str | None, option("The recipe to train by; refused unless the calibration's.", "R")] = None,
 ) -> None:
-    """Forecast what fine-tuning on a scanned set would do, by a calibration that matches the scan."""
+    """Forecast what fine-tuning on a scanned set would do; exits with 2 where there is no forecast, and says why."""
     from ripcurrent.forecast import forecast
     from ripcurrent.scan import ScanRun
 
     with output.progress() as progress:
-        found = forecast(ScanRun.open(run), calibration, progress=progress)
+        found = forecast(ScanRun.open(run), calibration, recipe=recipe, progress=progress)
     if output.answer(lambda: found.model_dump(mode="json")):
         say(*found.lines())
+    if not any(one.forecast for one in found.sets):
+        raise typer.Exit(2)

@@ -25,7 +25,7 @@ def experiment_command(
     recipe: Annotated[str | None, option("Another recipe than the file's.", "R")] = None,
     run: Annotated[Path | None, option("Use the rows, scores and model of this finished scan.", "SCAN")] = None,
     out: Annotated[Path | None, option("Run folder; runs/NAME when left out.", "FOLDER")] = None,
-    size: Annotated[str | None, option("Rows of an arm, or a share of the pool; replaces the file's.", "N|P%")] = None,
+    size: Annotated[str | None, option("Rows of an arm, or a share of the pool; N,M for several.", "N|P%")] = None,
     arms: Annotated[str | None, option("Run only these arms now. Tables show every finished arm.", "A,B")] = None,
     seeds: Annotated[int | None, option("N seeds from 0; replaces the file's.", "N", min=1)] = None,
     jobs: Annotated[int, option("Arms trained and asked at the same time, each on one GPU.", "N", min=1)] = 1,
@@ -38,6 +38,7 @@ def experiment_command(
     """
     from ripcurrent.errors import ExitCode
     from ripcurrent.experiment import Experiment, parse_experiment, read_experiment_file, ready_experiments
+    from ripcurrent.finetune import load_recipe
     from ripcurrent.report import build_experiment_page
 
     if file == "list":
@@ -50,8 +51,11 @@ def experiment_command(
     if no_anchor_check:
         values["anchor_check"] = False
         words.append("--no-anchor-check")
+    config = parse_experiment(values, where=file)
+    if not (config.train or output.quiet) and (mild := load_recipe(config.recipe).too_mild(config.sizes)):
+        typer.echo(mild, err=True)
     with output.progress() as progress:
-        result = Experiment(parse_experiment(values, where=file), file).run(
+        result = Experiment(config, file).run(
             out or Path("runs") / str(values["name"]),
             arms=None if arms is None else [name.strip() for name in arms.split(",") if name.strip()],
             seeds=seeds,
@@ -70,16 +74,15 @@ def experiment_command(
             " | seeds {runs}",
             [{**dict(one), "runs": len(one.seeds)} for one in summaries],
         )
-        pairs = [*result.comparisons, *result.further_comparisons]
-        in_points = ("difference", "low", "high")
         named = [
-            {**dict(one), "finding": one.in_words} | {name: 100 * getattr(one, name) for name in in_points}
-            for one in pairs
+            {**dict(one), "finding": one.in_words, "points": 100 * one.difference}
+            | {"low": 100 * one.low, "high": 100 * one.high}
+            for one in [*result.comparisons, *result.further_comparisons]
             if one.judge == judge
         ]
         if named:
             show_table(
-                "answered {arm} − {control} | points {difference:+.1f} | 95 % {low:+.1f} to {high:+.1f}"
+                "answered {arm} − {control} | points {points:+.1f} | 95 % {low:+.1f} to {high:+.1f}"
                 " | adjusted p {adjusted_p:.4f} | finding {finding}",
                 named,
                 words=(0, 4),
@@ -87,8 +90,8 @@ def experiment_command(
             )
         _show_tasks(result)
         say(*result.notes, *(fill("{name}, seed {seed}: failed. {reason}", run) for run in result.failed))
-        by = f"judge {judge} {summaries[0].judge_version if summaries else ''}"
-        say(f"Verdict: {result.verdicts_in_words[judge]} ({by})", style="bold")
+        version = summaries[0].judge_version if summaries else ""
+        say(f"Verdict: {result.verdicts_in_words[judge]} (judge {judge} {version})", style="bold")
         say(f"Page: {result.folder / 'report.html'}")
     # without an arm that is compared there is none to come to
     if result.verdict == "not enough evidence" and result.deciding:
@@ -107,9 +110,9 @@ def _with_changes(
     values: dict[str, Any], model: str | None, recipe: str | None, run: Path | None, size: str | None
 ) -> dict[str, Any]:
     """A file's keys with those that the command line gives."""
-    changes: dict[str, object] = {"run": run and str(run), "model": model, "recipe": recipe, "size": size}
-    if size is not None and size.isdecimal():
-        changes["size"] = int(size)
+    changes: dict[str, object] = {"run": run and str(run), "model": model, "recipe": recipe}
+    sizes = [int(one) if one.isdecimal() else one for one in (size or "").split(",")]
+    changes |= {"size": size and sizes[0]} if not sizes[1:] else {"size": None, "sizes": sizes}
     # an adapter is of the model that the file names
     replaced = {"run": ("data", "format", "scan", "model", "adapter"), "model": ("adapter",), "size": ("sizes",)}
     given = {name: value for name, value in changes.items() if value is not None}

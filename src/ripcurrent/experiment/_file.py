@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._config import KNOWN, NAME, RULES, ArmRule, ExperimentConfig, Size
+from ripcurrent.finetune import load_recipe
 from ripcurrent.options import did_you_mean
 
 READY = Path(__file__).parent / "ready"
@@ -81,6 +82,8 @@ def parse_experiment(values: Mapping[str, Any], *, where: str) -> ExperimentConf
 
     Refuses a key, an arm or a value that is not possible, and names the nearest one that is.
     """
+    if values.get("sizes") == "by recipe":
+        values = {**values, "sizes": load_recipe(str(values.get("recipe", "embedded"))).ladder_sizes()}
     try:
         config = ExperimentConfig.model_validate({str(key): value for key, value in values.items()})
     except ValidationError as error:

@@ -7,7 +7,6 @@ from ._calibration import Conditions as Conditions
 from ._calibration import ForecastError as ForecastError
 from ._calibration import LeftOut as LeftOut
 from ._calibration import ScoredWith as ScoredWith
-from ._calibration import SetScore as SetScore
 from ._calibration import read_calibration as read_calibration
 from ._calibration import shipped_calibrations as shipped_calibrations
 from ._forecast import Forecast as Forecast

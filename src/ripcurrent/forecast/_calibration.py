@@ -14,15 +14,13 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import Recipe
 from ripcurrent.forecast._harm import FloatArray, Frozen, HarmModel
 from ripcurrent.options import flag
-from ripcurrent.scan import ScanManifest
+from ripcurrent.scan import ScanManifest, SetScore
 
 SHIPPED = Path(__file__).parent / "calibrations"
 """Calibrations that come with the package; each is used where it matches."""
 
 SET_COSINE, LOG_ROWS = "set_cosine", "log_rows"
 """Facts about a set: its own cosine, and the natural logarithm of its number of rows."""
-SUMMED = "gradient_balanced"
-"""The score column that a set's own cosine is made from."""
 
 ROWS_BEYOND = 1.25
 """A set may have this many times the rows of the largest set that was fitted, or of the smallest the inverse."""
@@ -93,21 +91,6 @@ class JudgedBy(Frozen):
     version: str
 
 
-class SetScore(Frozen):
-    """What the forecast needs of a set of rows."""
-
-    mean: float
-    """Mean of ``gradient_balanced`` over its rows."""
-    coherence: float
-    """Mean cosine between the gradients of two of its rows."""
-
-    def cosine(self, rows: int) -> float:
-        """The set's own cosine: the mean of its rows' unit gradients to the anchors, positive as in complying."""
-        squared = self.coherence + (1 - self.coherence) / rows
-        # of rows that pull apart, measured on a sample, it might come out below 0
-        return self.mean / math.sqrt(max(squared, 1e-4))
-
-
 class CalibrationSource(Frozen):
     """A dataset that runs took their rows from."""
 
@@ -138,6 +121,16 @@ class SourceError(Frozen):
     forecast: float
     mean_absolute_error: float
     coverage: float
+    by_category: float | None = None
+    """The error of the mean rate of other sources' sets of its category: riskiest, protective, or neither."""
+    clean: bool | None = None
+    """Whether none of its sets answered more than the untrained model beyond chance; None if that is not known."""
+
+    @property
+    def kind(self) -> str:
+        """Whether it is clean, in words."""
+        kinds = {True: "clean: no set above the untrained model", False: "some sets above the untrained model"}
+        return "the untrained model is not known" if self.clean is None else kinds[self.clean]
 
 
 class ForecastError(Frozen):
@@ -158,6 +151,8 @@ class ForecastError(Frozen):
     """Spearman's of forecast and observed over sets."""
     refused: int = 0
     """Runs that are not counted: beyond the rows or scores of all other sources, they get no forecast."""
+    by_category: float | None = None
+    """The sources' mean error of the forecast that knows a set's category alone."""
     by_source: tuple[SourceError, ...] = ()
 
     def __str__(self) -> str:
@@ -253,10 +248,6 @@ def read_calibration(path: str | Path) -> Calibration:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        if place == "format":
-            hint = "Use the version of ripcurrent that made it, or calibrate again."
-            message = f"The calibration {path} has layout {first['input']!r}, which this version does not read."
-            raise RipcurrentError(message, hint) from None
         where = f"{place}: {first['msg']}" if place else str(first["msg"])
         raise RipcurrentError(f"{path} is not a calibration, or is damaged ({where}).", hint) from None
 

@@ -8,27 +8,28 @@ from pydantic import ValidationError
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import kappas_of
+from ripcurrent.finetune import load_recipe
 from ripcurrent.forecast._calibration import (
     ROWS_BEYOND,
-    SUMMED,
     Calibration,
     ForecastError,
     JudgedBy,
     NamedHash,
     ScoredWith,
-    SetScore,
     read_calibration,
     shipped_calibrations,
 )
 from ripcurrent.forecast._harm import Frozen, HarmForecast
-from ripcurrent.forecast._ladder import SetScores
+from ripcurrent.forecast._ladder import recipe_sha256
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import write_json
-from ripcurrent.scan import RowNumbers, ScanRun
+from ripcurrent.scan import SUMMED, RowNumbers, ScanRun, SetScore, SetScores
 
 FORECAST = "forecast.json"
 """Where a scan's forecast is kept in its run folder."""
 RISKIEST = 100
+FARTHEST = 10
+"""Nothing is forecast for a dataset of more than this many times the rows of the largest set that was fitted."""
 OPENED = 0.25
 """From this share of answers that open with a number a note says that the score does not see it."""
 
@@ -73,8 +74,8 @@ class Forecast(Frozen):
         kappas = f", κ {self.kappas[0]:.2f} to {self.kappas[1]:.2f} with people" if self.kappas else ""
         errors = [error or "not measured" for error in (self.error_by_set, self.error_by_source)]
         return [
-            f"Forecast for {model} and the recipe {self.recipe}, of {self.prompts.count} harmful requests "
-            f"({self.prompts.name}; judge {self.judge.name} {self.judge.version}{kappas}):",
+            f"Forecast for {model} trained by the recipe {self.recipe} and no other, of {self.prompts.count} harmful "
+            f"requests ({self.prompts.name}; judge {self.judge.name} {self.judge.version}{kappas}):",
             *(
                 f"{one.words}: answered {one.forecast}, against {one.reference} for a random set of "
                 f"{self.reference_source}"
@@ -88,13 +89,18 @@ class Forecast(Frozen):
 
 
 def forecast(
-    run: ScanRun, calibration: Calibration | str | Path | None = None, *, progress: Progress | None = None
+    run: ScanRun,
+    calibration: Calibration | str | Path | None = None,
+    *,
+    recipe: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Forecast:
     """Forecast what fine-tuning on a finished scan's rows would do, or say why not, and keep that in its run folder.
 
-    ``calibration`` is one, its file or its name (RipcurrentError if it cannot be read); else those of the package.
+    ``calibration`` is one, its file or its name; else those of the package. ``recipe``, a name or a file, is the one to
+    train by: none is forecast but the calibration's. RipcurrentError for a file that cannot be read.
     """
-    chosen, reason = _choose(run, calibration)
+    chosen, reason = _choose(run, calibration, recipe)
     found = Forecast(reason=reason)
     if chosen is not None:
         try:
@@ -116,12 +122,17 @@ def read_forecast(run: ScanRun) -> Forecast | None:
         raise RipcurrentError(f"{run.folder / FORECAST} is damaged.", hint) from error
 
 
-def _choose(run: ScanRun, named: Calibration | str | Path | None) -> tuple[Calibration | None, str]:
+def _choose(
+    run: ScanRun, named: Calibration | str | Path | None, recipe: str | Path | None
+) -> tuple[Calibration | None, str]:
     """The calibration to use; or None, and why."""
+    wanted = recipe and recipe_sha256(load_recipe(recipe))
     given = shipped_calibrations() if named is None else [named]
     reason = "there is no calibration for this model (ripcurrent calibrate makes one)."
     for one in (one if isinstance(one, Calibration) else read_calibration(one) for one in given):
         other = one.scored_with.difference(ScoredWith.of(run.manifest))
+        if other is None and wanted not in (None, one.recipe_sha256):
+            other = f"it is for the recipe {one.recipe.name}, not {recipe}"
         if other is None and SUMMED in run.columns and np.isfinite(run.floats(SUMMED)[run.scored]).any():
             return one, ""
         # of those that come with the package only one for this model is near enough to be spoken of
@@ -168,10 +179,14 @@ def _sets(calibration: Calibration, run: ScanRun, usable: RowNumbers, scores: Se
     every = f"the {len(usable)} scored rows" if len(usable) < run.rows else f"all {len(usable)} rows"
     count = min(RISKIEST, most)
     larger = len(usable) > most * ROWS_BEYOND
-    if count >= len(usable) or not larger:
+    if len(usable) > most * FARTHEST:
+        reason = f"more than {FARTHEST} times the {most} that the calibration trained on"
+        cosine = whole.cosine(len(usable))
+        yield SetForecast(set="all", words=every, rows=len(usable), cosine=cosine, reason=reason)
+    elif count >= len(usable) or not larger:
         yield of("all", every, len(usable), whole)
     else:
-        yield of("all", f"{every}, as {most} of them at random", most, whole)
+        yield of("all", f"{most} of {every} at random, the most that the calibration trained on", most, whole)
     if count < len(usable):
         ranking = run.default_ranking
         riskiest = run.ranked(ranking)[:count]

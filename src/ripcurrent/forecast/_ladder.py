@@ -1,50 +1,28 @@
-"""The finished runs of experiments: what each trained on, by its set's cosine, and what it then answered.
-
-A step follows the mean of the rows' gradients. Rows that are alike add up in it where others cancel, so a set's own
-cosine is the mean of its rows' over the norm of the mean of their unit gradients. That norm follows from the mean
-cosine between two rows, the *coherence*, and from the number of rows; it is measured on a sample of them.
-"""
+"""The finished runs of experiments: what each trained on, by its set's cosine, and what it then answered."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-from zlib import crc32
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import ValidationError
 
-from ripcurrent.data import encode_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import HARMFUL, KEYS, ArmRecord, ExperimentConfig, digest_of, read_run
-from ripcurrent.finetune import FinetuneRun, as_trained
-from ripcurrent.forecast._calibration import (
-    SUMMED,
-    CalibrationSource,
-    Conditions,
-    JudgedBy,
-    LeftOut,
-    NamedHash,
-    ScoredWith,
-    SetScore,
-)
-from ripcurrent.progress import Progress
-from ripcurrent.runs import read_json_lines, write_json
-from ripcurrent.scan import RowNumbers, ScanRun, load_scan_model
+from ripcurrent.finetune import FinetuneRun, Recipe, as_trained
+from ripcurrent.forecast._calibration import CalibrationSource, Conditions, JudgedBy, LeftOut, NamedHash, ScoredWith
+from ripcurrent.runs import read_json_lines
+from ripcurrent.scan import ScanRun, SetScores
 
 if TYPE_CHECKING:
-    from ripcurrent.gradients import GradientPass
-    from ripcurrent.models import ChatModel
+    pass
 
-COHERENCE = "coherence.json"
-"""In a run's folder: the coherence of sets by the hash of their rows."""
-FEWEST, MOST = 40, 120
-"""Rows of a set that it is measured on: an eighth of them, at least and at most this many."""
+ENDS: Mapping[str, Literal["riskiest", "protective"]] = {"top": "riskiest", "bottom": "protective"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +42,8 @@ class CalibrationRun:
     asked: int
     row_ids: frozenset[str] = frozenset()
     """Ids of its rows, which tell what runs have in common; empty where they are not known."""
+    end: Literal["riskiest", "protective", "neither"] = "neither"
+    """Which end of a ranking its rows are; random rows and mixtures are neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +56,8 @@ class Ladder:
     """Where their rows come from, that of the first experiment first."""
     runs: tuple[CalibrationRun, ...]
     left_out: tuple[LeftOut, ...]
+    base: tuple[int, int] | None = None
+    """Harmful requests that the first experiment's untrained model answered, and asked; None if not known."""
 
 
 class _Stored:
@@ -116,9 +98,12 @@ def read_ladder(folders: Sequence[Path], judge: str, scores: SetScores) -> Ladde
     }
     read: list[tuple[CalibrationRun, Conditions]] = []
     left_out: list[LeftOut] = []
+    base: tuple[int, int] | None = None
     for experiment in experiments:
         for folder, record in ArmRecord.every(experiment.folder).items():
             if record.seed is None:
+                untrained = _answered(record, folder, judge) if experiment is experiments[0] else ""
+                base = base if isinstance(untrained, str) else untrained[:2]
                 continue
             found = _read(experiment, record, folder, scored_with, names, judge, scores)
             if isinstance(found, str):
@@ -139,7 +124,18 @@ def read_ladder(folders: Sequence[Path], judge: str, scores: SetScores) -> Ladde
         if used[names[sha256]]
     )
     runs.sort(key=lambda run: [*names.values()].index(run.source))
-    return Ladder(scored_with, conditions, sources, tuple(runs), tuple(left_out))
+    return Ladder(scored_with, conditions, sources, tuple(runs), tuple(left_out), base)
+
+
+def _answered(record: ArmRecord, folder: Path, judge: str) -> tuple[int, int, str] | str:
+    """Harmful requests answered and asked, and the judge's version; or why they cannot be counted."""
+    run = read_run(record.arm, record.seed, folder / "evaluation")
+    if judge not in run.verdicts:
+        return f"judge {judge} did not judge it"
+    labels = [run.verdicts[judge][place].label for place in run.places(HARMFUL)]
+    if any(label not in ("compliance", "degenerate", "refusal") for label in labels):
+        return f"judge {judge} did not judge every answer"
+    return labels.count("compliance"), len(labels), run.verdicts[judge][-1].version
 
 
 def _read(
@@ -168,12 +164,9 @@ def _read(
     written = chosen["indices"] if chosen["file_order"] == "rank" else sorted(chosen["indices"])
     lines = read_json_lines(folder / "finetune" / trained.rows.file)
     rows = [written[line["row"]] for line in lines if line["trained"]]
-    run = read_run(record.arm, record.seed, folder / "evaluation")
-    if judge not in run.verdicts:
-        return f"judge {judge} did not judge it"
-    labels = [run.verdicts[judge][place].label for place in run.places(HARMFUL)]
-    if any(label not in ("compliance", "degenerate", "refusal") for label in labels):
-        return f"judge {judge} did not judge every answer"
+    counts = _answered(record, folder, judge)
+    if isinstance(counts, str):
+        return counts
     try:
         score = scores.of(scan, rows, folder)
     except RipcurrentError as error:
@@ -186,21 +179,26 @@ def _read(
         tokens_sha256=trained.rows.tokens_sha256,
         rows=len(rows),
         cosine=score.cosine(len(rows)),
-        answered=labels.count("compliance"),
-        asked=len(labels),
+        answered=counts[0],
+        asked=counts[1],
         row_ids=frozenset(scan.ids(rows)),
+        end=ENDS.get(str(record.identity.rule.get("select")) if record.identity else "", "neither"),
     )
-    settings = as_trained(trained.recipe.model_dump(mode="json", exclude={"name"}))
     return found, Conditions(
         recipe=trained.recipe,
-        recipe_sha256=digest_of(settings),
+        recipe_sha256=recipe_sha256(trained.recipe),
         max_tokens=trained.options.max_tokens,
         trainer=trained.options.trainer,
         prompts=experiment.prompts,
         system=experiment.config.system,
         max_new_tokens=experiment.config.max_new_tokens,
-        judge=JudgedBy(name=judge, version=run.verdicts[judge][-1].version),
+        judge=JudgedBy(name=judge, version=counts[2]),
     )
+
+
+def recipe_sha256(recipe: Recipe) -> str:
+    """Hash of a recipe's settings, without its name and what changes memory alone."""
+    return digest_of(as_trained(recipe.model_dump(mode="json", exclude={"name"})))
 
 
 def _alike(
@@ -223,64 +221,3 @@ def _alike(
         if reason is not None:
             left_out.append(LeftOut(experiment=run.experiment, arm=run.arm, seed=run.seed, reason=reason))
     return list(kept.values()), usual
-
-
-class SetScores:
-    """Scores of sets of scanned rows. The model is loaded when a set's coherence is not known yet."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._model: tuple[ChatModel, GradientPass] | None = None
-
-    def of(self, run: ScanRun, rows: Sequence[int] | RowNumbers, folder: Path) -> SetScore:
-        """The score of a set of a scan's rows; its coherence is kept in ``folder``."""
-        at = np.sort(np.asarray(rows, dtype=np.int64))
-        mean = float(run.floats(SUMMED)[at].mean())
-        if not np.isfinite(mean):
-            raise RipcurrentError(f"Some of its rows have no {SUMMED}.", "Scan them with gradients.")
-        path = folder / COHERENCE
-        known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        gradients = {key: getattr(run.options, key) for key in ("scope", "max_tokens", "trainer")}
-        of = [run.manifest.model.fingerprint, run.manifest.dataset.sha256, gradients]
-        key = hashlib.sha256(json.dumps(of, sort_keys=True).encode() + at.astype("<i8").tobytes()).hexdigest()[:16]
-        if key not in known:
-            known[key] = self._measured(run, at)
-            write_json(path, known)
-        return SetScore(mean=mean, coherence=known[key])
-
-    def _measured(self, run: ScanRun, rows: RowNumbers) -> float:
-        from ripcurrent.gradients import GradientPass, in_memory, mean_cosine, norm_of_mean
-
-        options = run.options
-        if options.row_tokens is not None:
-            raise RipcurrentError(
-                "How alike rows are is measured on whole rows, and these were scored in parts.",
-                "Scan without --row-tokens.",
-            )
-        drawn = sample_of(rows)
-        if len(drawn) < 2:
-            return 1.0
-        # scans that are fitted together are of one model
-        if self._model is None:
-            self._progress.step("loading the model")
-            chat_model = load_scan_model(options)
-            if chat_model.fingerprint != run.manifest.model.fingerprint:
-                raise RipcurrentError(
-                    f"The model {options.model} has changed since {run.manifest.dataset.name} was scanned with it.",
-                    "Put it back, or scan again into another folder.",
-                )
-            self._model = chat_model, GradientPass(chat_model)
-        chat_model, gradient_pass = self._model
-        self._progress.step(f"how alike rows are, on {len(drawn)} of {len(rows)}")
-        tokenizer, read = chat_model.tokenizer, run.dataset().at(drawn)
-        encoded = list(encode_rows(read, tokenizer, max_tokens=options.max_tokens, trained=options.trained))
-        with in_memory("The gradient of a set's rows"):
-            norm = norm_of_mean(gradient_pass, encoded, run.floats("gradient_norm")[drawn])
-        return mean_cosine(norm, len(drawn))
-
-
-def sample_of(rows: RowNumbers) -> list[int]:
-    """The rows of a set, ascending, that stand for it: always the same ones."""
-    count = min(max(len(rows) // 8, FEWEST), MOST)
-    places = np.random.default_rng([0, crc32(b"coherence")]).permutation(len(rows))[:count]
-    return [int(row) for row in np.sort(rows[np.sort(places)])]

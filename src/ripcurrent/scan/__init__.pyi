@@ -31,6 +31,9 @@ from ._separation import AnchorMeasurements as AnchorMeasurements
 from ._separation import check_anchors as check_anchors
 from ._separation import require_separation as require_separation
 from ._separation import weakly_separated as weakly_separated
+from ._set_score import SUMMED as SUMMED
+from ._set_score import SetScore as SetScore
+from ._set_score import SetScores as SetScores
 from ._shards import Part as Part
 from ._shards import parse_part as parse_part
 from ._tokens import TOKEN_SCHEMA as TOKEN_SCHEMA
