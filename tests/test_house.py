@@ -38,7 +38,7 @@ together. People who ask whether their training broke the model have `check`, 86
 who trains in Python gives it a trainer, and who asks what the model is still good for names tasks. People whose pull
 requests add rows have `gate`, 660 lines with its command.
 """
-WHOLE, TEMPLATES, TESTS, BESIDE = 27_000, 1_400, 18_000, 2_500
+WHOLE, TEMPLATES, TESTS, BESIDE = 27_200, 1_400, 18_000, 2_500
 """Lines of the package's Python, of its templates, of tests, of bench and scripts."""
 FILE, FUNCTION, PARAMETERS = 400, 80, 9
 UNTYPED = 60

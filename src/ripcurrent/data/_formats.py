@@ -65,7 +65,7 @@ def plain_text(value: object) -> str:
     return value
 
 
-def require_text(fields: Mapping[str, Any]) -> None:
+def require_text(fields: Fields) -> None:
     """Raise `Unusable` for a record with pictures, sound or films in a column of their own."""
     if any(fields.get(f"{one}{ending}") for one in ("image", "audio", "video") for ending in ("", "s")):
         raise Unusable("not_text")

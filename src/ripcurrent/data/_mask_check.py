@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice, pairwise
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -18,7 +18,7 @@ from ripcurrent.data._encode import encode, encode_rows
 from ripcurrent.data._read import Dataset
 from ripcurrent.data._render import default_template
 from ripcurrent.data._trained_tokens import TrainedTokens
-from ripcurrent.data._types import EncodedRow, Row
+from ripcurrent.data._types import EncodedRow, Fields, Row
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _keys_of_turns(row: Row) -> list[str]:
     )
 
 
-def _without(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _without(record: Fields, name: str) -> Fields:
     """A record without a column, or without a key of the turns in one."""
     column, _, key = name.partition(".")
     if name in record or not isinstance(turns := record.get(column), list):
