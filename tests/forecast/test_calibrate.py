@@ -16,11 +16,12 @@ from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import parse_experiment, read_experiment_file
 from ripcurrent.finetune import load_recipe
 from ripcurrent.forecast import calibrate, forecast, read_calibration, read_forecast, shipped_calibrations
-from ripcurrent.forecast._calibrate import as_trials, chance_of_alike
-from ripcurrent.forecast._harm import fit_harm
+from ripcurrent.forecast._calibrate import ALPHA, as_trials, chance_of_alike
+from ripcurrent.forecast._harm import Trials, fit_harm
 from ripcurrent.models import load_model
 from ripcurrent.runs import write_json
 from ripcurrent.scan import SetScore, SetScores
+from ripcurrent.statistics import RUN_SPREAD
 from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder
 
 COHERENCE = 0.1
@@ -195,6 +196,19 @@ def test_a_source_left_out_is_forecast_only_where_the_others_reach(rows, other_r
     tops, rest = ([one.answered for one in of_first if one.arm.startswith("top") is wanted] for wanted in (True, False))
     guesses = [np.mean(tops if one.run.arm == "top-30" else rest) / ASKED for one in fitted[10:] if one.unseen]
     assert error.by_source[0].by_category == pytest.approx(np.mean(guesses) - 0.04)
+
+
+def test_luck_between_runs_is_taken_for_no_ladder_and_a_real_one_passes():
+    random, n = np.random.default_rng(3), 200.0
+
+    def passes(rates: list[float]) -> bool:
+        answered = random.binomial(int(n), np.clip(rates + random.normal(0, RUN_SPREAD, 12), 0, 1)).astype(float)
+        arms = tuple(f"arm-{one}" for one in range(12))
+        trials = Trials(("score",), np.zeros((12, 1)), answered, np.full(12, n), ("pool",) * 12, arms)
+        return chance_of_alike(trials) <= ALPHA
+
+    assert sum(passes([0.3] * 12) for _ in range(400)) < 12
+    assert all(passes([0.1, 0.2, 0.5] * 4) for _ in range(40))
 
 
 def test_a_scan_is_forecast_beside_a_random_set(rows, other_rows, ladder):

@@ -27,7 +27,7 @@ from ripcurrent.forecast._ladder import CalibrationRun, Ladder, read_ladder
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import write_json
 from ripcurrent.scan import SetScores
-from ripcurrent.statistics import holm, spearman
+from ripcurrent.statistics import RUN_SPREAD, holm, spearman
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -38,7 +38,9 @@ SHARED = 0.2
 ALPHA = 0.01
 """How often arms that all answer alike are taken for a ladder that moved."""
 REPEATS = 5
-"""Arms are also compared with the spread of repeated runs, from this many beyond the first of each arm."""
+"""Arms are compared with their own repeated runs from so many beyond the first of each; else with `RUN_SPREAD`."""
+SPREAD_AT = 0.3 * 0.7
+"""The variance of an answer where `RUN_SPREAD` was measured; it is taken to grow and shrink with that."""
 RISEN = 0.05
 """Level at which a source's arms answer more than the untrained model, by Holm over its arms."""
 VARIES = 0.05
@@ -153,15 +155,23 @@ def _refuse_too_little(trials: Trials) -> None:
 
 
 def chance_of_alike(trials: Trials) -> float:
-    """The p-value of arms that answer alike: chi-squared over requests; with enough repeats at least F over runs."""
+    """The p-value of arms that answer alike but for requests and luck between runs.
+
+    Chi-squared; with enough repeats F over runs where that is larger.
+    """
     rates, pooled = trials.answered / trials.asked, trials.answered.sum() / trials.asked.sum()
     if not 0 < pooled < 1:
         return 1.0
     same = np.equal.outer(np.array(trials.arms), np.array(trials.arms))
-    mean, weights = same @ trials.answered / (same @ trials.asked), trials.asked / (pooled * (1 - pooled))
-    between, within = float(weights @ (mean - pooled) ** 2), float(weights @ (rates - mean) ** 2)
     arms = len(set(trials.arms))
-    found, repeats = float(chi2.sf(between, arms - 1)), len(trials) - arms
+    repeats = len(trials) - arms
+    luck = 0.0 if repeats >= REPEATS else RUN_SPREAD**2 / SPREAD_AT
+    mean, weights = (
+        same @ trials.answered / (same @ trials.asked),
+        1 / (pooled * (1 - pooled) * (1 / trials.asked + luck)),
+    )
+    between, within = float(weights @ (mean - pooled) ** 2), float(weights @ (rates - mean) ** 2)
+    found = float(chi2.sf(between, arms - 1))
     if repeats >= REPEATS and within > 0:
         found = max(found, float(f.sf(between / (arms - 1) / (within / repeats), arms - 1, repeats)))
     return found
