@@ -38,7 +38,7 @@ BY_LOSS, BY_NORM = ({"random": "random", "t": {"select": "top", "by": by}} for b
         ({**SCANNED, "arms": BY_LOSS}, ("t: the scan will have no column 'los'", "Did you mean loss?")),
         ({**SCANNED, "arms": BY_NORM, "scan": {"signals": "representation"}}, ("will have no column 'gradient_norm'",)),
         ({"dtype": "float16"}, ("Nothing is fine-tuned in float16",)),
-        ({"device": "auto"}, ("Training runs on one GPU",)),
+        ({"device": "auto"}, ("There is no device 'auto' here",)),
         ({**SCANNED, "prompts": [{"source": "builtin:plain"}]}, ("None of the prompts is on the axis harmful",)),
     ],
 )
