@@ -8,22 +8,20 @@ request and run: verdicts, and no answers. The table has the difference of each 
 together, the run being the unit.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from research.tables import write_table
+from research.tables import collect_or_table
 from ripcurrent.evaluate import EvaluationRun, open_check
 from ripcurrent.statistics import run_difference
 
 
-def outcomes(group: str, folders: list[str]) -> list[dict[str, object]]:
+def outcomes(group: str, folders: str) -> list[dict[str, object]]:
     """A line for each model of each check, request and judge; a base is the same in every check of a group."""
     lines: list[dict[str, object]] = []
-    for number, folder in enumerate(folders):
+    for number, folder in enumerate(folders.split()):
         found = open_check(folder)
         sides: list[tuple[str, EvaluationRun]] = [("after", found.after[0])]
         if number == 0:
@@ -71,19 +69,5 @@ def table(path: Path) -> list[dict[str, object]]:
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("collect", "table"))
-    parser.add_argument("given", nargs="+")
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    if given.step == "table":
-        write_table(table(Path(given.given[0])), given.out)
-        return
-    groups = (one.partition("=") for one in given.given)
-    lines = [line for group, _, folders in groups for line in outcomes(group, folders.split())]
-    pq.write_table(pa.Table.from_pylist(lines), given.out, compression="zstd")
-
-
 if __name__ == "__main__":
-    main()
+    collect_or_table(__doc__, outcomes, table)

@@ -1,5 +1,6 @@
-"""What the scripts of this folder share: rank correlations with intervals, and CSV files."""
+"""What the scripts of this folder share: rank correlations with intervals, CSV files, and their two steps."""
 
+import argparse
 import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ripcurrent.statistics import spearman
 
@@ -43,3 +46,22 @@ def write_table(rows: Sequence[Mapping[str, object]], out: Path | None) -> None:
     table.writerows(shown)
     if out is not None:
         target.close()
+
+
+def collect_or_table(
+    about: str | None,
+    outcomes: Callable[[str, str], list[dict[str, object]]],
+    table: Callable[[Path], list[dict[str, object]]],
+) -> None:
+    """A script's two steps: outcomes of groups, given as NAME=FOLDERS, into Parquet; and that as a table."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("collect", "table"))
+    parser.add_argument("given", nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    if given.step == "table":
+        write_table(table(Path(given.given[0])), given.out)
+        return
+    groups = (one.partition("=") for one in given.given)
+    lines = [line for group, _, folders in groups for line in outcomes(group, folders)]
+    pq.write_table(pa.Table.from_pylist(lines), given.out, compression="zstd")

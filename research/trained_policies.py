@@ -8,23 +8,21 @@ that policy) and ``other`` (by a scan under the other one), with several seeds. 
 run: verdicts, and no answers.
 """
 
-import argparse
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from research.tables import write_table
+from research.tables import collect_or_table
 from ripcurrent.evaluate.judges import WORDING, Answer
 from ripcurrent.statistics import run_difference
 
 
-def outcomes(trainer: str, experiment: Path) -> list[dict[str, object]]:
+def outcomes(trainer: str, experiment: str) -> list[dict[str, object]]:
     """A line for each run, request and judge: the stored verdicts, and those of ``wording``."""
     lines: list[dict[str, object]] = []
-    for folder in sorted((experiment / "arms").iterdir()):
+    for folder in sorted((Path(experiment) / "arms").iterdir()):
         arm, _, seed = folder.name.partition("-seed")
         asked = {
             row["prompt_id"]: row for row in pq.read_table(folder / "evaluation" / "responses.parquet").to_pylist()
@@ -86,19 +84,5 @@ def table(path: Path) -> list[dict[str, object]]:
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("collect", "table"))
-    parser.add_argument("given", nargs="+")
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    if given.step == "table":
-        write_table(table(Path(given.given[0])), given.out)
-        return
-    pairs = (pair.partition("=") for pair in given.given)
-    lines = [line for trainer, _, folder in pairs for line in outcomes(trainer, Path(folder))]
-    pq.write_table(pa.Table.from_pylist(lines), given.out, compression="zstd")
-
-
 if __name__ == "__main__":
-    main()
+    collect_or_table(__doc__, outcomes, table)

@@ -16,6 +16,7 @@ from ripcurrent.evaluate import CheckOptions
 
 if TYPE_CHECKING:
     from ripcurrent.evaluate import CheckRun
+    from ripcurrent.gate import GateRun
 
 PANELS = {
     "What is compared": ("model", "tuned", "adapter", "endpoint", "recipe", "runs", "trainer"),
@@ -23,18 +24,8 @@ PANELS = {
     "Prompts": ("prompts", "limit", "judge"),
     ADVANCED: (
         *("base_endpoint", "own_templates", "format", "mapping", "spec", "max_tokens", "device", "dtype", "axis"),
-        *(
-            "max_new_tokens",
-            "batch_size",
-            "system",
-            "timeout",
-            *JUDGING,
-            "task",
-            "task_limit",
-            "junit",
-            "summary",
-            "reveal",
-        ),
+        *("max_new_tokens", "batch_size", "system", "timeout", *JUDGING, "task", "task_limit"),
+        *("junit", "summary", "reveal"),
     ),
 }
 EXAMPLES = (
@@ -79,17 +70,24 @@ def check_command(
     show_check(run, output, junit, summary, reveal)
 
 
-def show_check(
-    run: CheckRun, output: Output, junit: Path | None = None, summary: Path | None = None, reveal: bool = False
-) -> NoReturn:
-    """Build a check's page, write what was asked for, print the verdict, and exit with its code."""
-    from ripcurrent.report import build_check_page, write_junit, write_markdown
+def write_verdict(run: CheckRun | GateRun, junit: Path | None, summary: Path | None) -> None:
+    """Write the files that were asked for."""
+    from ripcurrent.report import write_junit, write_markdown
 
-    page = build_check_page(run, reveal=reveal)
     if junit is not None:
         write_junit(run, junit)
     if summary is not None:
         write_markdown(run, summary)
+
+
+def show_check(
+    run: CheckRun, output: Output, junit: Path | None = None, summary: Path | None = None, reveal: bool = False
+) -> NoReturn:
+    """Build a check's page, write what was asked for, print the verdict, and exit with its code."""
+    from ripcurrent.report import build_check_page
+
+    page = build_check_page(run, reveal=reveal)
+    write_verdict(run, junit, summary)
     found = run.manifest
     if output.answer(run.to_json):
         show_table(

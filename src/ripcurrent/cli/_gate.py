@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ripcurrent.cli._check import CODES, COLORS, show_check
+from ripcurrent.cli._check import CODES, COLORS, show_check, write_verdict
 from ripcurrent.cli._command import ADVANCED, argument, command, option
 from ripcurrent.cli._output import Output, fill, say, shorten, show_table
 from ripcurrent.errors import RipcurrentError
@@ -50,16 +50,12 @@ def gate_command(
     Exits with 0 for ok, 3 for worse, 4 where it cannot tell.
     """
     from ripcurrent.gate import gate
-    from ripcurrent.report import write_junit, write_markdown
 
     if options.level == "check":
         train_added(new, against, out, options, output, junit, summary)
     with output.progress() as progress:
         run = gate(new, against, out, options, progress=progress)
-    if junit is not None:
-        write_junit(run, junit)
-    if summary is not None:
-        write_markdown(run, summary)
+    write_verdict(run, junit, summary)
     found = run.manifest
     if output.answer(run.to_json):
         show_table(

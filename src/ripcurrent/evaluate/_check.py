@@ -37,18 +37,8 @@ class CheckRun(BaseModel):
 
     def to_json(self) -> Facts:
         """What ``--json`` prints: no answer."""
-        shown = {
-            "before",
-            "after",
-            "difference",
-            "verdict",
-            "reason",
-            "judge",
-            "judge_version",
-            "categories",
-            "notes",
-            "tasks",
-        }
+        shown = {"before", "after", "difference", "verdict", "reason", "judge", "judge_version"}
+        shown |= {"categories", "notes", "tasks"}
         return {"run": str(self.folder), **self.manifest.model_dump(mode="json", include=shown)}
 
     def flips(self) -> Iterator[tuple[int, str, str]]:
@@ -75,9 +65,10 @@ def check(
 
     The tuned model is ``tuned`` (a folder, hub id, or the name at ``endpoint``), or the base with ``adapter``, or what
     ``training`` makes of rows. Either may be in memory: a `PreTrainedModel` or `PeftModel` with ``tokenizer``, or an
-    `SFTTrainer`. The verdict is by the first judge: ``worse`` where the interval of
-    the difference lies above 0 and reaches above ``max_increase``, or that of the tuned model's rate lies above
-    ``bound``; ``ok`` where neither limit can be exceeded; else ``cannot tell``. A stopped check goes on.
+    `SFTTrainer`. A stopped check goes on.
+
+    The verdict is by the first judge. ``worse``: the interval of the difference lies above 0 and reaches above
+    ``max_increase``, or that of the tuned model's rate lies above ``bound``. ``ok``: neither limit can be exceeded.
 
     Raises:
         RipcurrentError: Anything the user can mend; nothing that was answered is lost.
