@@ -1,6 +1,8 @@
 """Which tokens a trainer trains, told without a model."""
 
 import json
+import re
+from copy import deepcopy
 
 import pytest
 
@@ -98,3 +100,45 @@ def test_tokenized_rows_are_as_they_are_or_refused(tmp_path, changes, said):
     report = check_masks(rows, build("chatml"), [trained_tokens("completion")]).reports[0]
     assert report.not_trained == ({} if said is None else {said: 1})
     assert report.trained_tokens == (1 if said is None else 0)
+
+
+SYSTEM = "<|im_start|>system\nBe brief.<|im_end|>\n"
+ROUND = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (SYSTEM + ROUND * 3, None),
+        ((SYSTEM + ROUND) * 2, "begins a conversation"),
+        ("The tide.<|im_end|>The boats.<|im_end|>", "<|im_end|>, which ends a text"),
+        ("<|im_end|><|im_end|>The tide.<|im_end|>", None),
+    ],
+)
+def test_packed_tokens_are_seen_where_no_token_begins_a_text(text, said):
+    tokenizer = deepcopy(build("chatml"))
+    tokenizer.bos_token, tokenizer.eos_token = None, "<|im_end|>"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    row = {"input_ids": ids, "labels": [-100, *ids[1:]]}
+    if said is None:
+        assert trained_tokens("tokenized").label(row, tokenizer, 512).ids == ids
+    else:
+        with pytest.raises(RipcurrentError, match=re.escape(said)):
+            trained_tokens("tokenized").label(row, tokenizer, 512)
+        # each token is at a place of one example, as its trainer says
+        placed = {**row, "position_ids": list(range(len(ids)))}
+        assert trained_tokens("tokenized").label(placed, tokenizer, 512).ids == ids
+
+
+def test_why_the_template_refuses_a_row_is_said(tmp_path):
+    rows = read_rows(write_jsonl(tmp_path / "rows.jsonl", [{"messages": [*TURNS, TURNS[1]]}]))
+    for policy in ("completion", "trl"):
+        (report,) = check_masks(rows, build("llama2"), [trained_tokens(policy)]).reports
+        assert (report.not_trained, report.mismatch) == ({"template_mismatch": 1}, "roles must alternate")
+
+
+def test_a_turn_of_half_a_weight_is_refused_and_not_taken_for_a_whole_one(tmp_path):
+    rows = [{"messages": [*TURNS[:1], {**TURNS[1], "weight": weight}]} for weight in (0.5, 1.0, "0")]
+    opened = read_rows(write_jsonl(tmp_path / "rows.jsonl", rows))
+    (report,) = check_masks(opened, build("chatml"), [trained_tokens("completion")]).reports
+    assert (report.trained_rows, report.not_trained) == (1, {"weight_not_held": 2})

@@ -44,3 +44,4 @@ def test_files_that_a_trainer_does_not_train_so_are_refused(tmp_path):
         with pytest.raises(RipcurrentError) as caught:
             use(line, tmp_path)
         assert line["said"] in caught.value.message, line
+        assert line.get("hint", "") in caught.value.hint, line

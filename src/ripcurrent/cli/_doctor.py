@@ -124,7 +124,8 @@ def _say_masks(one: MaskReport, longest: int) -> None:
     cut = f"{one.truncated} are cut at {longest} tokens"
     say(f"  {one.trained_rows} of {one.rows} rows bear loss, on {share:.0%} of their tokens; {cut}")
     for reason, count in sorted(one.not_trained.items()):
-        say(f"  {count} {reason} (first: row {one.first_not_trained[reason]})", style="yellow")
+        why = f": {harmless(one.mismatch)}" if one.mismatch and reason == "template_mismatch" else ""
+        say(f"  {count} {reason} (first: row {one.first_not_trained[reason]}){why}", style="yellow")
     say(f"  the end of the answer is trained in {one.ends_trained}, the whole prompt in {one.prompts_trained}")
     if one.unread:
         say(f"  columns that change nothing: {', '.join(map(harmless, one.unread))}")

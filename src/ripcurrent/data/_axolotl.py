@@ -150,7 +150,7 @@ class Axolotl(TrainedTokens):
         if missing := [name for name in names if name not in fields]:
             option = {"chat_template": "field_messages", "completion": "field"}.get(self.type)
             hint = f"column: --trainer axolotl,type={self.type},{option}=COLUMN" if option else "type: type=TYPE"
-            raise unread(f"Axolotl's {self.type}", ", ".join(missing), fields, f"Name the {hint}")
+            raise unread(f"Axolotl's {self.type}", ", ".join(missing), fields, f"Name the {hint}", _FACTS["ways"])
 
     def template(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """The chat template; raises `RipcurrentError` where the tokenizer has to have one and has none."""

@@ -106,7 +106,9 @@ def _turns(value: object) -> list[Message]:
         role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
             raise Unusable("invalid_conversation")
-        # 0 is False here as well
+        # 0 is False here as well; half a loss is trained by no one who reads such turns as ours does
+        if role == "assistant" and not all(turn.get(key) in (None, 0, 1) for key in _TRAINED):
+            raise Unusable("weight_not_held")
         bears_loss = all(turn.get(key) is None or turn[key] != 0 for key in _TRAINED)
         content = _content(turn.get(content_key), role)
         parts = {key: turn[key] for key in _PRINTED.get(role, ()) if turn.get(key) and isinstance(turn[key], str)}

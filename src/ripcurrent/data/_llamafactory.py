@@ -98,8 +98,9 @@ class LlamaFactory(TrainedTokens):
         read = ("prompt", "query", "response") if self.formatting == "alpaca" else ("messages",)
         named = [column for name in read if (column := columns[name])]
         if not set(named) & set(fields):
-            hint = "Name them as dataset_info.json does, for example: formatting=sharegpt,columns={messages: messages}"
-            raise unread("LLaMA-Factory", f"{', '.join(named) or 'no column'} of {self.formatting} rows", fields, hint)
+            hint = "Name them as dataset_info.json does: 'llamafactory,columns={prompt: COLUMN, response: COLUMN}'"
+            reads = f"{', '.join(named) or 'no column'} of {self.formatting} rows"
+            raise unread("LLaMA-Factory", reads, fields, hint, _FACTS["ways"])
         row = {name: fields.get(column) if column else None for name, column in columns.items()}
         if row["images"] or row["videos"] or row["audios"]:
             raise Unusable("not_text")
@@ -291,8 +292,8 @@ def _encoder(tokenizer: PreTrainedTokenizerBase, template: TurnTemplate) -> Call
         for slot in slots:
             if slot in (BOS, EOS):
                 ids += _special(tokenizer, slot)
-            elif any(word in slot for word in missing):
-                raise Unusable("template_mismatch")
+            elif word := next((word for word in missing if word in slot), ""):
+                raise TemplateMismatch(f"{word} is not in the vocabulary of the model")
             elif slot:
                 ids += tokenizer.encode(slot, add_special_tokens=False)
         return ids

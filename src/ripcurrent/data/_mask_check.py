@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from ripcurrent.data._encode import encode, encode_rows
+from ripcurrent.data._encode import encode, encode_rows, why_mismatch
 from ripcurrent.data._read import Dataset
 from ripcurrent.data._render import default_template
 from ripcurrent.data._trained_tokens import TrainedTokens
@@ -66,6 +66,8 @@ class MaskReport(_Record):
     """Reason to number of rows that bear no loss."""
     first_not_trained: dict[str, int]
     """Reason to the first row that has it, 0-based."""
+    mismatch: str | None
+    """What the chat template says of the first row that it refuses or whose turns it hides; None without one."""
     tokens: int
     """Of the trained rows, up to the last token that bears loss."""
     trained_tokens: int
@@ -129,7 +131,7 @@ def check_masks(
     for part in _parts(partial(_count, tokenizer, trainers, lengths), chunks, processes):
         found.add(part)
     reports = [
-        tally.report(tokenizer, str(one), _unread(rows, found.with_column, tokenizer, one, longest))
+        tally.report(tokenizer, one, _unread(rows, found.with_column, tokenizer, one, longest))
         for tally, one, longest in zip(found.tallies, trainers, lengths, strict=True)
     ]
     return MaskCheck(
@@ -215,17 +217,9 @@ def _parts(count: Callable[[list[Row]], _Counted], chunks: Iterator[list[Row]], 
 
 def _keys_of_turns(row: Row) -> list[str]:
     """Keys that turns hold something in, as ``messages.reasoning_content``."""
-    return list(
-        dict.fromkeys(
-            f"{column}.{key}"
-            for column, turns in row.record.items()
-            if isinstance(turns, list)
-            for turn in turns
-            if isinstance(turn, Mapping)
-            for key, value in turn.items()
-            if value not in (None, "", [], {})
-        )
-    )
+    turns = [(column, one) for column, value in row.record.items() if isinstance(value, list) for one in value]
+    held = ((column, *pair) for column, turn in turns if isinstance(turn, Mapping) for pair in turn.items())
+    return list(dict.fromkeys(f"{column}.{key}" for column, key, value in held if value not in (None, "", [], {})))
 
 
 def _without(record: Fields, name: str) -> Fields:
@@ -286,13 +280,13 @@ class _Tally:
 
     closing: frozenset[int]
     count: Counter[str] = field(default_factory=Counter)
-    first: dict[str, int] = field(default_factory=dict)
+    first: dict[str, Row] = field(default_factory=dict)
     sums: Counter[str] = field(default_factory=Counter)
     kept: list[EncodedRow] = field(default_factory=list)
 
     def add(self, row: Row, result: EncodedRow) -> None:
         self.count[result.status] += 1
-        self.first.setdefault(result.status, result.index)
+        self.first.setdefault(result.status, row)
         if result.status != "ok":
             return
         mask = result.loss_mask
@@ -318,15 +312,19 @@ class _Tally:
         self.sums.update(later.sums)
         self.kept = [*self.kept, *later.kept][:_KEPT]
 
-    def report(self, tokenizer: PreTrainedTokenizerBase, trainer: str, unread: list[str] | None) -> MaskReport:
+    def report(
+        self, tokenizer: PreTrainedTokenizerBase, trainer: TrainedTokens, unread: list[str] | None
+    ) -> MaskReport:
         lengths = [len(row.tokens) for row in self.kept]
+        hidden = self.first.get("template_mismatch")
         typical = self.kept[int(np.abs(np.asarray(lengths) - np.median(lengths)).argmin())] if lengths else None
         return MaskReport(
-            trainer=trainer,
+            trainer=str(trainer),
             rows=self.count.total(),
             trained_rows=self.count["ok"],
             not_trained={status: count for status, count in self.count.items() if status != "ok"},
-            first_not_trained={status: row for status, row in self.first.items() if status != "ok"},
+            first_not_trained={status: row.index for status, row in self.first.items() if status != "ok"},
+            mismatch=why_mismatch(hidden, tokenizer, trainer) if hidden else None,
             typical=None if typical is None else marked(typical, tokenizer),
             unread=unread,
             **{name: self.sums[name] for name in _SUMS},

@@ -58,9 +58,7 @@ def _open_file(file: Path) -> OneFile:
     suffix = plain_suffix(file)
     if suffix == ".json":
         return JsonLines(file) if holds_lines(file) else JsonArray(file)
-    if suffix == ".arrow":
-        return ArrowFile(file)
-    kinds: dict[str, type[OneFile]] = {".jsonl": JsonLines, ".csv": CsvFile, ".parquet": ParquetFile}
+    kinds = {".jsonl": JsonLines, ".csv": CsvFile, ".parquet": ParquetFile, ".arrow": ArrowFile}
     if suffix in kinds:
         return kinds[suffix](file)
     raise RipcurrentError(
@@ -92,13 +90,12 @@ class FileParts(Container):
         self.name = Path(*whole).resolve().name
 
     def records(self, start: int = 0) -> Iterator[object]:
-        behind = start
         for part in self._parquet or self._lines:
-            if behind and behind >= part.rows:
-                behind -= part.rows
-                continue
-            yield from part.records(behind)
-            behind = 0
+            if start and start >= part.rows:
+                start -= part.rows
+            else:
+                yield from part.records(start)
+                start = 0
 
     def content_hash(self) -> str:
         # over the files' own hashes, in order; their names and where they lie do not count

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ripcurrent.data._encode import tokenise
-from ripcurrent.data._render import TemplateMismatch, chat_text
+from ripcurrent.data._render import PROBE, TemplateMismatch, chat_text
 from ripcurrent.data._traits import BULLET_LINE, NUMBERED_LINE
 from ripcurrent.data._types import EncodedRow, Row
 
@@ -21,7 +21,6 @@ end-of-turn tokens, system and tool turns."""
 TokenKind = Literal["special", "list_marker", "line_break", "space", "word", "digit", "punctuation"]
 """What a token is: the first of these that fits; a line break or space is white space alone, a word has a letter."""
 
-_PROBE = "ripcurrentprobe"
 _BETWEEN_TURNS = 2
 """Characters between the turns of one part in :class:`Row`'s ``prompt`` and ``response``: a blank line."""
 
@@ -86,10 +85,10 @@ def _turns(row: Row, text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[
         offset = offsets[part]
         offsets[part] += len(message.shown) + _BETWEEN_TURNS
         try:
-            probe = chat_text([*row.messages[:number], type(message)(message.role, _PROBE)], tokenizer, tools=row.tools)
+            probe = chat_text([*row.messages[:number], type(message)(message.role, PROBE)], tokenizer, tools=row.tools)
         except TemplateMismatch:
             continue
-        start = probe.rfind(_PROBE)
+        start = probe.rfind(PROBE)
         if start < 0 or not text.startswith(probe[:start]):
             continue
         stripped = message.content.strip()

@@ -16,7 +16,7 @@ from ripcurrent.errors import RipcurrentError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_PROBE = "ripcurrentprobe"
+PROBE = "ripcurrentprobe"
 
 DATE = datetime(2024, 7, 26, 12)
 """The date that every chat template prints: the one that Llama 3's templates fall back to."""
@@ -139,7 +139,7 @@ def answer_head(tokenizer: PreTrainedTokenizerBase) -> str:
     if default_template(tokenizer) is None:
         return ""
     try:
-        asked = [Message("user", _PROBE)]
+        asked = [Message("user", PROBE)]
         return chat_text(asked, tokenizer, generation_prompt=True).removeprefix(chat_text(asked, tokenizer))
     except TemplateMismatch:
         return ""
@@ -162,8 +162,8 @@ def assistant_spans(
             before = chat_text(messages[:turn], tokenizer, tools=tools, generation_prompt=True)
         else:
             # templates render no conversation without turns
-            before, head = chat_text([Message("assistant", _PROBE)], tokenizer, tools=tools), answer_head(tokenizer)
-            before = before.partition(_PROBE)[0]
+            before, head = chat_text([Message("assistant", PROBE)], tokenizer, tools=tools), answer_head(tokenizer)
+            before = before.partition(PROBE)[0]
             before = before[: before.rfind(head) + len(head)] if head in before else before
         through = text if turn + 1 == len(messages) else chat_text(messages[: turn + 1], tokenizer, tools=tools)
         if not text.startswith(through) and tokenizer.eos_token:
@@ -229,9 +229,9 @@ def _content_span(
         if found >= 0:
             return found, found + len(form)
     # A template that rewrites the text (one that drops a reasoning part, say) still closes every turn alike.
-    probe = chat_text([*messages[:-1], Message("assistant", _PROBE)], tokenizer)
-    tail = probe[probe.rfind(_PROBE) + len(_PROBE) :]
-    if _PROBE not in probe or not text.endswith(tail, start, end):
+    probe = chat_text([*messages[:-1], Message("assistant", PROBE)], tokenizer)
+    tail = probe[probe.rfind(PROBE) + len(PROBE) :]
+    if PROBE not in probe or not text.endswith(tail, start, end):
         raise TemplateMismatch("the response is not in the rendering")
     return start, end - len(tail)
 

@@ -88,7 +88,7 @@ class RowSpec(Options):
         if not isinstance(turn, Mapping):
             return turn
         own = {key: value for key, value in turn.items() if key not in (self.role, self.content, self.loss)}
-        loss = {} if self.loss is None or turn.get(self.loss) is None else {"loss": bool(turn[self.loss])}
+        loss = {} if self.loss is None or turn.get(self.loss) is None else {"loss": turn[self.loss]}
         name = turn.get(self.role)
         return {**own, "role": self.roles.get(str(name), name), "content": turn.get(self.content), **loss}
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import import_module
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ripcurrent.data._formats import Unusable
-from ripcurrent.data._render import TemplateMismatch, default_template, rendered, template_errors
+from ripcurrent.data._render import PROBE, TemplateMismatch, default_template, rendered, template_errors
 from ripcurrent.data._spec import read_yaml
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
@@ -75,6 +77,9 @@ class Tokenized(TrainedTokens):
     """Rows that a trainer has tokenized: ``input_ids`` and ``labels``, of which -100 marks what is not trained."""
 
     def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+        if not {"input_ids", "labels"} <= set(fields):
+            hint = "Name the trainer of such rows, or score them by their text: --trainer completion"
+            raise unread("tokenized", "input_ids and labels", fields, hint)
         ids, labels, positions, attended = (
             _integers(fields.get(name)) for name in ("input_ids", "labels", "position_ids", "attention_mask")
         )
@@ -101,10 +106,9 @@ class Tokenized(TrainedTokens):
                 "The rows are packed: several examples lie in one, and a score would be of all of them together.",
                 "Tokenize them without packing, and scan those.",
             )
-        if not positions and _begins_inside([ids[place] for place in bearing], tokenizer):
+        if not positions and (found := _begins_inside([ids[place] for place in bearing], tokenizer)):
             raise RipcurrentError(
-                f"A row has {tokenizer.bos_token}, which begins a text, inside and no position_ids: several examples "
-                "seem to be packed in it.",
+                f"A row has {found} inside and no position_ids: several examples seem to be packed in it.",
                 "Tokenize the rows without packing; where each is one example, give it position_ids 0, 1, 2, …",
             )
         kept = kept[:max_tokens]
@@ -127,18 +131,37 @@ class Torchtune(TrainedTokens):
         return Tokenized().label(row | places, tokenizer, max_tokens)
 
 
-def _begins_inside(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a text begins behind another, where a conversation of two rounds does not look so."""
-    bos = tokenizer.bos_token_id
-    if bos in (None, tokenizer.eos_token_id) or not any(two == bos != one for one, two in pairwise(ids)):
-        return False
-    turns = [{"role": role, "content": "a"} for role in ("user", "assistant") * 2]
-    try:
-        with template_errors(tokenizer):
-            shown = rendered(tokenizer, turns, generation_prompt=False) if default_template(tokenizer) else ""
-    except TemplateMismatch:
-        return False
-    return str(tokenizer.bos_token) not in shown[1:]
+def _begins_inside(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a text begins with that begins behind another; nothing where a conversation of two rounds looks so too."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    conversation, openings, followed = _conversation(tokenizer)
+    if bos not in (None, eos) and tokenizer.bos_token not in conversation[1:]:
+        inside = any(two == bos != one for one, two in pairwise(ids))
+        return f"{tokenizer.bos_token}, which begins a text," if inside else ""
+    text = str(tokenizer.decode(list(ids)))[1:]
+    if opening := next((one for one in openings if one in text), None):
+        return f"{opening!r}, which begins a conversation,"
+    begun = dropwhile(lambda one: one == eos, ids)
+    ended = any(one == eos and two not in followed for one, two in pairwise(begun))
+    return f"{tokenizer.eos_token}, which ends a text," if ended else ""
+
+
+@lru_cache(maxsize=4)
+def _conversation(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str], set[int | None]]:
+    """Two rounds in the chat template; what only begins a conversation; and tokens that follow an end of text in it."""
+    user, system = {"role": "user", "content": PROBE}, {"role": "system", "content": PROBE}
+    shown = []
+    for turns in ([user, {"role": "assistant", "content": "a"}] * 2, [system, user], [user]):
+        try:
+            with template_errors(tokenizer):
+                has = default_template(tokenizer)
+                shown.append(rendered(tokenizer, turns, generation_prompt=False) if has else "")
+        except TemplateMismatch:
+            shown.append("")
+    begins = {one.partition(PROBE)[0] for one in shown[1:]}
+    eos, own = tokenizer.eos_token_id, tokenizer(shown[0], add_special_tokens=False)["input_ids"][1:]
+    followed = {eos, *(two for one, two in pairwise(own) if one == eos)}
+    return shown[0], [one for one in begins if one.strip() and one not in shown[0][1:]], followed
 
 
 def _integers(values: object) -> list[int]:
@@ -216,8 +239,11 @@ def trained_tokens(text: str) -> TrainedTokens:
         raise RipcurrentError(f"--trainer {name}: {problem_of(error)}.", f"Options of {name}: {known}") from error
 
 
-def unread(trainer: str, reads: str, fields: Fields, hint: str) -> RipcurrentError:
-    """The error for rows without what a trainer reads."""
+def unread(trainer: str, reads: str, fields: Fields, hint: str, ways: Fields = MappingProxyType({})) -> RipcurrentError:
+    """The error for rows without what a trainer reads; it may read a column by other options, and others tokens."""
+    hint = next((way for column, way in ways.items() if column in fields), hint)
+    if "input_ids" in fields:
+        hint = f"They are tokens already: --trainer {'tokenized' if 'labels' in fields else 'trl (all are trained)'}"
     return RipcurrentError(f"{trainer} reads {reads}, and the rows have {', '.join(fields)}.", hint)
 
 

@@ -256,19 +256,8 @@ def _require_columns(fields: Fields, text_field: str) -> None:
     hint = (
         "Give messages, a prompt and a completion, or a text, as for the training; --map messages=COLUMN renames one."
     )
-    if "chosen" in fields:
-        hint = (
-            "To train the chosen answers: --map completion=chosen beside a column prompt, else --map messages=chosen."
-        )
-    elif "conversations" in fields:
-        hint = "Where its turns have a role and a content: --map messages=conversations, as TRL needs it too."
-    elif "instruction" in fields:
-        hint = "Write prompt and completion, with what the training puts between instruction, input and answer."
-    raise RipcurrentError(
-        f"TRL does not read such rows: they have the fields {', '.join(fields)}, "
-        f"and neither messages, prompt and completion, conversations (from, value) nor {text_field}.",
-        hint,
-    )
+    reads = f"messages, prompt and completion, conversations (from, value) or {text_field}"
+    raise unread("TRL", reads, fields, hint, _FACTS["ways"])
 
 
 class Unsloth(TrainedTokens):

@@ -17,6 +17,7 @@ Turns = Literal["all", "last"]
 RowStatus = Literal[
     "ok", "no_response", "no_loss_tokens", "too_long", "invalid_conversation", "template_mismatch", "not_finite",
     "dropped_by_trainer", "shifted_labels", "not_text", "unwanted_answer", "tools_not_held",
+    "weight_not_held",
 ]  # fmt: skip
 """``ok``, or the reason why a row has no score."""
 
