@@ -122,7 +122,7 @@ def test_what_trl_trained_answers_alike_as_adapter_as_folder_in_memory_and_serve
     )
     rows = [{"prompt": f"Name colour {n}.", "completion": "Blue is a colour of the sky."} for n in range(4)]
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.5)
     data = {"train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}
     trainer = SFTTrainer(base, arguments, peft_config=lora, **data)
     trainer.train()

@@ -79,7 +79,7 @@ NONSENSE = (
     ("odd", "kind", "says"),
     [
         (error(400, "too long"), "rejected", "too long"),
-        (error(403, "no"), "rejected", "403: Error code: 403 - no"),
+        (error(403, "no"), "rejected", "403: Error code: 403"),
         (completion("", finish_reason="content_filter"), "rejected", "its filter withheld the answer"),
         (error(408, "not now"), "server_error", "not now"),
         (Answered(drop=True), "server_error", "the connection was lost"),

@@ -193,7 +193,7 @@ def test_a_lora_trains_its_own_matrices_only_and_loads_on_its_base(tmp_path):
     )
     base = load_model(folder, device="cpu", dtype="float32")
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
-    ids = done.fed[0][0][:1]
+    ids = torch.as_tensor(encoded_rows(1)[0].tokens)[None].long()
     with torch.no_grad():
         trained = model.model.eval()(input_ids=ids).logits
         loaded = load_model(folder, adapter=adapter, device="cpu", dtype="float32").model(input_ids=ids).logits

@@ -6,7 +6,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -45,7 +45,7 @@ class Output:
             yield SilentProgress()
         else:
             shown = TerminalProgress()
-            with shown.bar:
+            with nullcontext() if shown.bar.disable else shown.bar:
                 yield shown
 
     def say_default_model(self, named: bool) -> None:

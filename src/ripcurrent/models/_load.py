@@ -255,6 +255,8 @@ def held_model(model: Any, tokenizer: PreTrainedTokenizerBase | None, *, scope: 
         raise RipcurrentError("The model has no LoRA, and scope lora is asked for.", "Give the PeftModel itself.")
     if base is not model and scope != "lora":
         base = copy.deepcopy(model).merge_and_unload()
+        # the trainer's own forward, as TRL has one, would run the model that was copied
+        vars(base).pop("forward", None)
     taken = model if scope == "lora" else base
     trained, training = {one for one in taken.parameters() if one.requires_grad}, taken.training
     saving = bool(getattr(base, "is_gradient_checkpointing", False))

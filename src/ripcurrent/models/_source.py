@@ -260,6 +260,9 @@ def _convert(file: Path, folder: Path, *, name: str) -> None:
                 config = AutoConfig.from_pretrained(alone, gguf_file=link.name, local_files_only=True)
                 check_config(config, name)
                 tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=link.name, local_files_only=True)
+                if isinstance(end := config.eos_token_id, int):
+                    # transformers before 5.18 reads the token of the beginning for that of the end
+                    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
                 model, loading = AutoModelForCausalLM.from_pretrained(
                     alone,
                     gguf_file=link.name,

@@ -81,7 +81,9 @@ def _expert_counts(config: Mapping[str, Any]) -> Iterator[int]:
 def load_base(
     folder: Path, name: str, config: PretrainedConfig, device: torch.device, dtype: torch.dtype | str
 ) -> PreTrainedModel:
-    has_fused = getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_supports_sdpa", True)
+    # older transformers run Gemma 2 with fused attention too, which leaves its soft cap out
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    has_fused = getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_supports_sdpa", True) and not capped
     options: dict[str, Any] = {"device_map": {"": str(device)}} if device.type != "cpu" else {}
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
