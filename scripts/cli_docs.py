@@ -1,5 +1,6 @@
 """Write docs/cli.md from the commands themselves: ``python -m scripts.cli_docs``."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ Made by `python -m scripts.cli_docs`: change the help in the code, not here.
 
 Exit codes of every command: 0 done, 1 a mistake in usage or input, 2 nothing could be measured, 3 a gate
 failed, 4 not enough evidence, 130 stopped. A stopped command continues when it is given again.
-Every command takes `--json` and `--quiet`.
+Every command takes `--json` and `--quiet`. Where they make sense: `--out`, `--model`, `--adapter`, `--device`,
+`--dtype`, `--limit`, `--seed`, and for rows `--format`, `--map`, `--spec`.
 """
+SHARED = set(re.findall(r"`--(?!json|quiet)[a-z]+`", HEAD))
 
 
 def commands(group: Any, prefix: str = "ripcurrent") -> Iterator[tuple[str, Any]]:
@@ -62,12 +65,12 @@ def document() -> str:
     parts = [HEAD, "## Options of several commands", listed(sorted(row for row in counts if counts[row] > 1))]
     for name, one in every:
         rows = rows_of(one)
-        common = ", ".join(names.split(", ")[-1] for names, about in rows if 1 < counts[names, about] < len(every))
+        several = (names.split(", ")[-1] for names, about in rows if 1 < counts[names, about] < len(every))
+        common = ", ".join(name for name in several if name.startswith("`--") and name not in SHARED)
         parts += [f"## {name}", one.help]
         if own := [row for row in rows if counts[row] == 1]:
             parts.append(listed(own))
-        if common:
-            parts.append(f"Also: {common}.")
+        parts += [f"Also: {common}."] * bool(common)
     return "\n\n".join(parts) + "\n"
 
 

@@ -19,6 +19,8 @@ __all__ = ["anchors_file", "exact", "no_network", "rows_file", "shared_cache", "
 RAY = ("test_ray", "test_scan_ray")
 """Files whose tests start a Ray that takes the machine's cores: one after another."""
 
+# set by pytest's import of readline, and inherited by its workers
+os.environ.pop("COLUMNS", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as in a shell's background, where a command that a test stops would go on
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,14 +20,14 @@ ROOMS = {
     "models": 1400,
     "anchors": 250,
     "gradients": 2200,
-    "scan": 3100,
-    "select": 960,
+    "scan": 3270,
+    "select": 980,
     "finetune": 1060,
     "evaluate": 4330,
     "experiment": 2160,
     "forecast": 1200,
     "gate": 500,
-    "report": 1050,
+    "report": 1600,
     "demo and cli": 1830,
     "integrations": 500,
 }
@@ -36,9 +36,10 @@ ROOMS = {
 The data, answers and the whole have more than was planned: people who train and evaluate with other tools use them
 together. People who ask whether their training broke the model have `check`, 860 lines of answers, pages and commands;
 who trains in Python gives it a trainer, and who asks what the model is still good for names tasks. People whose pull
-requests add rows have `gate`, 660 lines with its command.
+requests add rows have `gate`, 660 lines with its command. Who must look at a million rows has `view`, 500 lines, and
+everybody who scans an answer at its end, 360. Pages, Python and templates together, stay below the 3,200 planned.
 """
-WHOLE, TEMPLATES, TESTS, BESIDE = 27_200, 1_400, 18_000, 2_500
+WHOLE, TEMPLATES, TESTS, BESIDE = 28_150, 1_520, 18_000, 2_500
 """Lines of the package's Python, of its templates, of tests, of bench and scripts."""
 FILE, FUNCTION, PARAMETERS = 400, 80, 9
 UNTYPED = 60

@@ -10,7 +10,7 @@ class Progress:
     def start(self, name: str, total: int, unit: str = "rows") -> None:
         """A counted step over ``total`` rows, prompts or answers begins."""
 
-    def rows(self, count: int) -> None:
+    def rows(self, count: float) -> None:
         """``count`` more rows were computed."""
 
     def skipped(self, count: int) -> None:

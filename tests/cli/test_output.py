@@ -52,31 +52,43 @@ def test_values_that_are_not_numbers_are_null_in_json_and_dashes_in_tables(comma
     assert fill("{rate:.0%} {low:.2f}–{high:.2f} {seeds:.1f} {of.name}", record) == "25% – 0.5 – –"
 
 
-def test_a_scan_shows_a_verdict_the_riskiest_rows_and_where_things_are(command, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    dataset = write_jsonl(tmp_path / "rows.jsonl", [*good_rows(12), {"prompt": "a", "response": ""}])
-    said = command.scan(dataset, "--out", tmp_path / "out", "--scope", "linear")
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_scan_ends_with_what_it_found_and_the_next_commands(command, tmp_path, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.chdir(tmp_path)
+    dataset = write_jsonl(tmp_path / "rows.jsonl", [*good_rows(30), {"prompt": "a", "response": ""}])
+    said = command.scan(dataset, "--out", "runs/x", "--scope", "linear", "--verbose")
     assert said.code == 0
+    words = " ".join(said.out.replace("\\\n", " ").split())
     for part in (
-        *("12 of 13 rows scored (1 no_response)", "representation_bidirectional", "Tell me about", "is_list"),
-        *("Riskiest rows by gradient_bidirectional", "not proof", "Left out of the gradients:", "embed_tokens.weight"),
-        *(str(tmp_path / "out" / name) for name in ("scores.parquet", "report.html")),
+        *("rows.jsonl · 31 rows", "30 scored", "1 skipped: 1 no response", "on this model: it", "needs 0.70"),
+        *(
+            "Risk of this set: unknown, no reference row was scored",
+            "ripcurrent scan demo --model",
+            "Riskiest 6 rows: ",
+        ),
+        *("Tell me about", '" → "', "representation_bidirectional", "No forecast"),
+        *("Left out of the gradients:", "embed_tokens.weight", "runs/x/report.html", "select runs/x --top 5% --drop"),
+        *("ripcurrent check rows.jsonl --model", "--recipe lora", "--out runs/x-check"),
     ):
-        assert part in said.out
+        assert part in words, said.out
     assert "nan" not in said.out
-    whole = ("/", "claim", "orecast", "These anchors", "AUROC", "Left out")
-    assert all(len(line) <= 80 or any(word in line for word in whole) for line in said.out.splitlines())
+    assert all(len(line) <= width or "/" in line for line in said.out.splitlines())
     assert not re.search(r"[+-]\d\.\d*…", said.out), "a number is cut"
+    usual = command.scan(dataset, "--out", "runs/x", "--scope", "linear").out
+    assert "gradient_" not in usual
+    assert usual.count(" → ") == 6
+    assert len(usual.splitlines()) < 33
 
 
 def test_texts_and_paths_with_markup_are_shown_as_they_are(command, tmp_path):
     rows = [{"prompt": "[bold]\n[/x] {y} 100%", "response": "yes"}, {"prompt": "\x1b[31mred", "response": "no"}]
     out = tmp_path / "a [/b] c [dim]"
-    said = command.scan(write_jsonl(tmp_path / "rows.jsonl", [*rows, *good_rows(4)]), "--out", out)
+    said = command.scan(write_jsonl(tmp_path / "rows.jsonl", [*rows, *good_rows(3)]), "--out", out)
     assert said.code == 0, said.err
     assert "[bold] [/x] {y} 100%" in said.out
     assert "\x1b[31m" not in said.out
-    assert str(out / "scores.parquet") in said.out
+    assert str(out / "report.html") in said.out
     chosen = command("select", out, "--top", "2", "--drop")
     assert chosen.code == 0, chosen.err
     assert str(out / "selections") in chosen.out
@@ -87,10 +99,11 @@ def test_anchors_that_do_not_separate_are_told(command, rows_file, tmp_path):
     separation = read_manifest(tmp_path / "out")["anchors"]["separation"]
     weak = sorted(name for name, value in separation.items() if value < 0.7)
     assert weak, "the tiny random model tells nothing apart"
-    assert "These anchors do not separate harm from safety" in said.out
+    means_little = "the ranking means little on this model" in said.out
+    assert means_little is ("gradient_bidirectional" in weak), "only the column that ranks is spoken of"
     assert command.scan(rows_file, "--out", tmp_path / "out", "--json").json["weak_anchors"] == weak
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "These do not separate harm from safety on this model" in page
+    assert ("The score is weak on this model" in page) is means_little
 
 
 def test_the_page_is_rebuilt_and_named(command, out):
@@ -155,7 +168,8 @@ def test_a_pipe_that_knows_only_ascii_gets_marks_and_no_traceback(command, out, 
 
 
 def test_without_a_terminal_progress_is_told_now_and_then(monkeypatch, capsys):
-    monkeypatch.setattr("ripcurrent.cli._output.SAY_EVERY", 0.0)
+    for name in ("SAY_FIRST", "SAY_EVERY"):
+        monkeypatch.setattr(f"ripcurrent.cli._output.{name}", 0.0)
     progress = TerminalProgress()
     progress.start("scoring rows", 8)
     progress.skipped(4)
@@ -167,8 +181,8 @@ def test_without_a_terminal_progress_is_told_now_and_then(monkeypatch, capsys):
     progress.rows(1)
     first, second, third, fourth = capsys.readouterr().err.splitlines()
     assert (first, third) == ("scoring rows: 8 rows …", "asking: 3 prompts …")
-    assert re.fullmatch(r"scoring rows: 6 of 8 rows, \d+\.\d rows/s, about 0 min left", second)
-    assert re.fullmatch(r"asking: 1 of 3 prompts, \d+\.\d prompts/s, about 0 min left", fourth)
+    assert re.fullmatch(r"scoring rows: 6 of 8 rows, \d+\.\d rows/s, 0 s left", second)
+    assert re.fullmatch(r"asking: 1 of 3 prompts, \d+\.\d prompts/s, 0 s left", fourth)
 
 
 def test_memory_that_runs_out_anywhere_is_one_error(command, rows_file, tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ def test_the_surface_is_what_it_says():
     surface = (
         "CheckOptions CheckRun EvaluationRun Experiment ExperimentResults FinetuneRun GateOptions GateRun "
         "RipcurrentError ScanOptions ScanRun __version__ build_report calibrate check doctor evaluate finetune "
-        "forecast gate load_anchors load_model load_tokens read_rows scan select validate_judges"
+        "forecast gate load_anchors load_model load_tokens read_rows scan select validate_judges view"
     )
     assert rc.__all__ == surface.split()
     assert set(rc.__all__) <= set(dir(rc))

@@ -119,7 +119,7 @@ class StopAt(SilentProgress):
     def skipped(self, count: int) -> None:
         self._left -= count
 
-    def rows(self, count: int) -> None:
+    def rows(self, count: float) -> None:
         self._left -= count
         if self._left == 0:
             raise Stop

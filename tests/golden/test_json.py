@@ -22,7 +22,7 @@ def test_scan(scanned):
 
 
 def test_select(scanned, tmp_path):
-    found = asked_for_json("select", scanned.folder, "--top", 3, "--out", tmp_path / "chosen")
+    found = asked_for_json("select", scanned.folder, "--top", 3, "--controls", "--out", tmp_path / "chosen")
     assert {"run", "selections"} <= found.keys()
     required = ("name", "kind", "rule", "control_of", "column", "seed", "rows", "file", "record", "distances", "notes")
     for one in found["selections"]:
@@ -63,7 +63,7 @@ def test_experiment(experimented):
 
 
 def test_doctor(files):
-    found = asked_for_json("doctor", files.rows, *files.tiny, "--anchors", files.anchors)
+    found = asked_for_json("doctor", files.rows, "--probe", *files.tiny, "--anchors", files.anchors)
     assert {"environment", "model", "dataset"} <= found.keys()
     for one in found["environment"]:
         assert {"name", "value", "advice", "ok"} <= one.keys()

@@ -1,4 +1,4 @@
-"""The files of ``select RUN --top 5 --drop``: their names, and which rows are in them in which order."""
+"""The files of ``select RUN --top 5 --drop --controls``: their names, and which rows are in them in which order."""
 
 import shutil
 from pathlib import Path
@@ -7,8 +7,7 @@ import pytest
 
 from tests.golden.small import asked_for_json, plain_rows, read_jsonl
 
-CONTROLS = ("random", "length", "format", "loss")
-SEEDS = (0, 1, 2)
+CONTROLS = [f"{kind}-{seed}" for kind in ("random", "length", "format", "loss") for seed in range(3)]
 GOLDEN = {
     "top-5-control-bottom": [30, 47, 27, 57, 42],
     "top-5-control-format-0": [13, 25, 26, 40, 56],
@@ -31,7 +30,7 @@ GOLDEN = {
 @pytest.fixture(scope="module")
 def selections(scanned, tmp_path_factory) -> Path:
     run = shutil.copytree(scanned.folder, tmp_path_factory.mktemp("selected") / "run")
-    asked_for_json("select", run, "--top", 5, "--drop")
+    asked_for_json("select", run, "--top", 5, "--drop", "--controls")
     return run / "selections"
 
 
@@ -42,7 +41,7 @@ def numbers(path: Path) -> list[int]:
 
 
 def test_the_names_of_the_files(selections):
-    names = ["top-5", "top-5-control-bottom", *(f"top-5-control-{kind}-{seed}" for kind in CONTROLS for seed in SEEDS)]
+    names = ["top-5", "top-5-control-bottom", *(f"top-5-control-{name}" for name in CONTROLS)]
     expected = {f"{name}.{suffix}" for name in names for suffix in ("json", "jsonl")} | {"without-top-5.jsonl"}
     assert expected <= {path.name for path in selections.iterdir()}
 

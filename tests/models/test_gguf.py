@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import _load, _source, embedded_gguf, load_model
+from ripcurrent.models import _load, _source, _tokenizer, embedded_gguf, load_model
 from tests.models.test_adapter import IDS, save_adapter
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_model, tiny_tokenizer, write_tiny_gguf
 
@@ -163,7 +163,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable(file, copies, monkeyp
 def guard(file, tmp_path, monkeypatch) -> Path:
     """A tiny model in the place of the embedded one, with a guard; gives the guard's folder."""
     guard = save_adapter(tmp_path / "guard")
-    monkeypatch.setattr(_load, "embedded_gguf", lambda: file)
+    monkeypatch.setattr(_tokenizer, "embedded_gguf", lambda: file)
     monkeypatch.setattr(_load, "GUARD_FOLDER", guard)
     return guard
 

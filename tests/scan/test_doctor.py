@@ -1,26 +1,19 @@
 """What doctor finds: the environment, a dataset with bad rows, the shown row's loss mask, and what a scan takes."""
 
-import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
 
-from ripcurrent.data import Completion, Message, Row, encode
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.files import cache_folder
-from ripcurrent.models import load_model
-from ripcurrent.scan import _doctor, doctor, scan
-from ripcurrent.scan._doctor import SAMPLE_ROWS, rendered_row
-from ripcurrent.scan._passes import PreparedRow, SignalStage
-from tests.models.tiny import save_tiny, tiny_tokenizer
+from ripcurrent.models import load_model, load_tokenizer
+from ripcurrent.scan import _doctor, _machine, doctor, scan
+from tests.models.tiny import save_tiny
 from tests.scan_fixtures import write_jsonl
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -42,7 +35,7 @@ def lessons(tmp_path) -> Path:
 
 
 def environment(device: str = "cpu", dtype: str | None = None) -> dict[str, _doctor.Finding]:
-    return {finding.name: finding for finding in _doctor.environment(device, dtype)}
+    return {finding.name: finding for finding in _machine.environment(device, dtype)}
 
 
 def test_the_environment_is_named_and_what_is_slow_or_missing_is_a_warning_with_what_to_do(tmp_path, monkeypatch):
@@ -62,8 +55,8 @@ def test_the_environment_is_named_and_what_is_slow_or_missing_is_a_warning_with_
         environment("toaster")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr(_doctor, "embedded_gguf", absent)
-    monkeypatch.setattr(_doctor, "choose_dtype", native_bfloat16)
+    monkeypatch.setattr(_machine, "embedded_gguf", absent)
+    monkeypatch.setattr(_machine, "choose_dtype", native_bfloat16)
     found = environment("cpu", "float32")
     assert "--dtype" in (found["compute type"].advice or "")
     assert (found["embedded model"].ok, found["embedded model"].advice) == (False, "Install it with: pip install it")
@@ -74,7 +67,7 @@ def test_the_environment_is_named_and_what_is_slow_or_missing_is_a_warning_with_
 def test_the_cache_of_files_is_no_used_memory_of_a_container(tmp_path):
     def free(limit: str) -> int | None:
         (tmp_path / "memory.max").write_text(f"{limit}\n")
-        return _doctor.free_memory(torch.device("cpu"), tmp_path)
+        return _machine.free_memory(torch.device("cpu"), tmp_path)
 
     (tmp_path / "memory.current").write_text("13000\n")
     (tmp_path / "memory.stat").write_text("anon 1000\nfile 12000\ninactive_file 9000\n")
@@ -82,91 +75,64 @@ def test_the_cache_of_files_is_no_used_memory_of_a_container(tmp_path):
     assert free("max") != 12000
 
 
-@pytest.mark.parametrize("count", [1, 512, 513, 5000])
-def test_the_sample_is_spread_over_the_whole_dataset(count, tmp_path, tiny_folder, monkeypatch):
+@pytest.mark.parametrize("count", [1, 30, 70])
+def test_many_rows_are_looked_at_in_a_sample_spread_over_them(count, tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr(_doctor, "SAMPLE_ROWS", 30)
     rows = [{"text": "Boats lie at the pier." if number % 10 != 3 else ""} for number in range(count)]
-    found: list[int] = []
-    real = SignalStage.prepare
-
-    def prepare(stage: SignalStage, items: Iterable[Row]) -> Iterator[PreparedRow]:
-        for row in real(stage, items):
-            found.append(row.row.index)
-            yield row
-
-    monkeypatch.setattr(SignalStage, "prepare", prepare)
-    doctor(write_jsonl(tmp_path / "rows.jsonl", rows), model=str(tiny_folder), **FORWARD)
-    assert len(found) == min(count, SAMPLE_ROWS)
-    assert found == sorted(set(found))
-    assert np.diff([0, *found, count]).max() <= 2 * max(1, count // SAMPLE_ROWS) + 2
+    found = doctor(write_jsonl(tmp_path / "rows.jsonl", rows), model=str(tiny_folder), **FORWARD).dataset
+    assert found is not None
+    assert found.masks is not None
+    assert (found.rows, found.masks.reports[0].rows) == (count, min(count, 30))
+    assert sum(found.unreadable.values()) == sum(row["text"] == "" for row in rows)
 
 
-TURNS = (
-    Message("system", "Answer in one line."),
-    Message("user", "Say é."),
-    Message("assistant", "It is é and 日本."),
-    Message("user", "What is seven times eight?"),
-    Message("assistant", "Fifty-six."),
-)
-
-
-@pytest.mark.parametrize(("turns", "spans"), [("all", ["It is é and 日本.", "Fifty-six."]), ("last", ["Fifty-six."])])
-def test_the_shown_row_marks_exactly_the_text_that_bears_loss(turns, spans):
-    tokenizer, row = tiny_tokenizer(), Row(4, "a", TURNS, None, {})
-    encoded = encode(row, tokenizer, trained=Completion(turns=turns))
-    shown = rendered_row(row, encoded, tokenizer)
-    marked = [shown.text[start:end] for start, end in shown.loss_spans]
-    assert marked == [f"{span}<|im_end|>\n" for span in spans]
-    assert "".join(marked) == tokenizer.decode(encoded.tokens[encoded.loss_mask])
-    assert shown.text == tokenizer.decode(encoded.tokens)
-    # one that is cut is shown up to its last token
-    cut = rendered_row(row, encode(row, tokenizer, max_tokens=len(encoded.tokens) - 8), tokenizer)
-    assert cut.truncated
-    assert cut.loss_spans[-1][1] == len(cut.text) < len(shown.text)
-
-
-def test_a_document_is_shown_whole_where_the_tokenizer_appends_an_end():
-    tokenizer = tiny_tokenizer()
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="$A <|im_end|>", special_tokens=[("<|im_end|>", end)]
-    )
-    row = Row(0, "a", (), "Boats lie at the pier.", {})
-    encoded = encode(row, tokenizer)
-    assert encoded.tokens[-1] == end
-    shown = rendered_row(row, encoded, tokenizer)
-    assert (shown.text, shown.loss_spans) == ("Boats lie at the pier.", [(1, len("Boats lie at the pier."))])
-
-
-def test_a_dataset_with_bad_rows_is_counted_and_forecast(lessons, tiny_folder):
-    found = doctor(lessons, model=str(tiny_folder))
+def test_a_dataset_with_bad_rows_is_counted_and_its_scan_predicted_or_measured(lessons, tiny_folder):
+    found = doctor(lessons, model=str(tiny_folder), probe=True)
     dataset, (estimate,) = found.dataset, found.estimates
     assert dataset is not None
-    assert (dataset.rows, dataset.sampled, dataset.container, dataset.format) == (60, 60, "jsonl", "prompt-response")
-    assert sum(dataset.unreadable.values()) == 2
-    assert dataset.sample_unusable == dataset.unreadable
-    assert (dataset.first_unusable, dataset.sample_unread) == ({"no_response": 7}, 0)
-    assert dataset.sample_row is not None
-    assert dataset.mean_tokens is not None
+    assert dataset.masks is not None
+    assert (dataset.rows, dataset.container, dataset.format) == (60, "jsonl", "prompt-response")
+    assert (dataset.unreadable, dataset.first_unreadable) == ({"no_response": 2}, {"no_response": 7})
+    (report,) = dataset.masks.reports
+    assert (report.trained_rows, report.not_trained) == (58, dataset.unreadable)
     assert estimate.signals == "all"
     parts = estimate.loading_seconds + estimate.anchor_seconds + estimate.row_seconds
     assert estimate.seconds == pytest.approx(parts)
-    assert estimate.row_seconds == pytest.approx(58 * dataset.mean_tokens / estimate.tokens_per_second)
+    assert estimate.row_seconds == pytest.approx(report.tokens / estimate.tokens_per_second)
     assert estimate.peak_memory_bytes > 0
+    rough = doctor(lessons, model=str(tiny_folder))
+    assert (rough.model, rough.estimates[0].probed_tokens) == (None, 0)
+    assert rough.estimates[0].parameters == estimate.parameters
+    assert rough.dataset == dataset
+
+
+def test_rows_are_shown_with_the_tokenizer_alone_and_before_a_model_is_looked_for(
+    lessons, tiny_folder, tmp_path, command
+):
+    alone = tmp_path / "tokenizer"
+    load_tokenizer(str(tiny_folder)).save_pretrained(alone)
+    said = command("doctor", lessons, "--model", alone)
+    assert said.code == 1
+    assert "58 of 60 rows bear loss" in said.out
+    assert "Error: " in said.err
+    said = command("doctor", lessons, "--model", tmp_path / "nowhere")
+    assert "60 rows of format prompt-response" in said.out
+    assert "2 no_response (first: row 7)" in said.out
+    assert said.code == 1
 
 
 def test_the_terminal_shows_bad_rows_what_is_not_read_and_where_loss_lies(tmp_path, tiny_folder, command):
-    rows = [lesson(number) | {"tools": ["times"] if number < 3 else []} for number in range(8)]
-    path = write_jsonl(tmp_path / "tools.jsonl", rows)
+    rows = [lesson(number) | {"topic": "numbers"} for number in range(8)]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
     arguments = ["doctor", path, "--model", tiny_folder, "--signals", "representation"]
     shown = command(*arguments).out
-    assert "3 sampled rows have reasoning or tools that the chat template does not print" in shown
+    assert "columns that change nothing: topic" in shown
     assert shown.index("assistant\n⟦") < shown.index("<|im_end|>\n⟧")
     assert "signals representation: about" in shown
-    assert "few timed batches" in shown
+    assert "from the model's configuration" in shown
+    assert "few scanned rows" in command(*arguments, "--probe").out
     found = command(*arguments, "--json").json
     assert set(found) == {"environment", "model", "dataset", "estimates"}
-    row = found["dataset"]["sample_row"]
-    assert next(row["text"][start:end] for start, end in row["loss_spans"]).endswith("<|im_end|>\n")
     write_jsonl(path, [{"prompt": "Say nothing.", "response": ""}] * 5)
     shown = command(*arguments).out
     assert "5 no_response (first: row 0)" in shown
@@ -212,33 +178,9 @@ def test_what_a_scan_would_refuse_ends_with_one(arguments, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "rows.jsonl", [lesson(1)])
     said = command("doctor", *arguments)
-    assert (said.code, said.out) == (1, "")
+    assert said.code == 1
+    assert "Dataset" not in said.out
     assert "Error:" in said.err
-
-
-@pytest.mark.parametrize("signals", ["representation", "gradient"])
-def test_batches_of_all_lengths_are_timed_after_the_longest_rows(signals, tmp_path, tiny_folder, monkeypatch):
-    computed: list[list[int]] = []
-    real = SignalStage.compute
-
-    def compute(stage: SignalStage, prepared: Any) -> Any:
-        computed.append([len(row.encoded.tokens) for row in prepared])
-        return real(stage, prepared)
-
-    monkeypatch.setattr(SignalStage, "compute", compute)
-    seconds = itertools.count()
-    monkeypatch.setattr(_doctor.time, "perf_counter", lambda: float(next(seconds)))
-    rows = [{"text": " ".join(WORDS * (1 + number // 3))} for number in range(60)]
-    path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    (estimate,) = doctor(path, model=str(tiny_folder), signals=signals, token_budget=64).estimates
-    warm, *timed = computed
-    lengths = [length for batch in timed for length in batch]
-    assert len(timed) == 6
-    assert max(warm) == max(lengths) > 10 * min(map(min, timed))
-    assert (estimate.probed_rows, estimate.probed_tokens) == (len(lengths), sum(lengths))
-    assert estimate.tokens_per_second == sum(lengths)
-    tokens = sum(len(tiny_tokenizer()(row["text"])["input_ids"]) for row in rows)
-    assert estimate.row_seconds == pytest.approx(tokens / sum(lengths))
 
 
 def test_directions_are_computed_once_and_are_the_scans(lessons, tiny_folder, tmp_path, monkeypatch):
@@ -248,18 +190,18 @@ def test_directions_are_computed_once_and_are_the_scans(lessons, tiny_folder, tm
     def times() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
 
-    assert doctor(lessons, **options).estimates[0].anchor_seconds > 0
+    assert doctor(lessons, probe=True, **options).estimates[0].anchor_seconds > 0
     kept = times()
     assert {path.name for path in kept} == {"harmful.safetensors", "safe.safetensors", "measured.json", ".lock"}
-    doctor(lessons, **options)
+    doctor(lessons, probe=True, **options)
     scan(lessons, tmp_path / "out", **options)
     assert times() == kept
 
 
 def test_a_cap_is_planned_for_as_a_scan_does(lessons, tiny_folder):
-    assert doctor(lessons, model=str(tiny_folder), memory="64GB", **FORWARD).estimates
+    assert doctor(lessons, model=str(tiny_folder), memory="64GB", probe=True, **FORWARD).estimates
     with pytest.raises(RipcurrentError, match="--memory 50 MB") as caught:
-        doctor(lessons, model=str(tiny_folder), memory="50MB")
+        doctor(lessons, model=str(tiny_folder), memory="50MB", probe=True)
     assert caught.value.code == 2
 
 
@@ -280,7 +222,7 @@ def test_the_memory_forecast_is_near_a_real_scans_peak(cached, data_folder, tmp_
     rows = data_folder / "rows" / "alpaca_en_demo.json"
     if cached:
         asked("scan", rows, "--limit", 1, "--out", tmp_path / "first")
-    forecast = asked("doctor", rows, "--limit", 40)["estimates"][-1]["peak_memory_bytes"]
+    forecast = asked("doctor", rows, "--probe", "--limit", 40)["estimates"][-1]["peak_memory_bytes"]
     asked("scan", rows, "--limit", 40, "--out", tmp_path / "run")
     peak = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["peak_memory_bytes"]
     assert forecast / peak == pytest.approx(1, abs=0.15)

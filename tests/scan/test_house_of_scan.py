@@ -28,7 +28,7 @@ import ripcurrent as rc
 
 dataset, out, options = sys.argv[1:]
 run = rc.scan(dataset, out, **json.loads(options))
-run.to_json(), run.ranked(), run.ids([0])
+run.ranked(), run.ids([0])
 names = [name.split(".")[1] for name in sys.modules if name.startswith("ripcurrent.")]
 print(json.dumps([opened, sorted(set(names))]))
 """

@@ -121,7 +121,7 @@ def test_a_part_whose_dataset_changed_leaves_nothing(tmp_path, small_options, gr
     scan(dataset, out, part=Part(0, 2), **small_options)
 
     class Edits(SilentProgress):
-        def rows(self, count: int) -> None:
+        def rows(self, count: float) -> None:
             rows = rows_with_a_gap(ROWS + grows)
             rows[ROWS - 1]["response"] += "!"
             write_jsonl(dataset, rows)

@@ -36,7 +36,7 @@ def test_a_summary_is_of_the_rows_and_their_scores(tmp_path, exact):
 
     scores = table_of(result)["gradient_bidirectional"].to_numpy()
     best = np.argsort(-np.nan_to_num(scores, nan=-np.inf))[:10].tolist()
-    riskiest = riskiest_rows(result)
+    riskiest = riskiest_rows(result, 10)
     assert [(row.row, row.prompt) for row in riskiest] == [(row, records[row]["prompt"]) for row in best]
     assert riskiest[0].score == scores[best[0]]
     as_json: Any = json.loads(json.dumps(result.to_json()))
@@ -54,9 +54,9 @@ def test_a_summary_outlives_its_rows_and_traits_that_were_not_known(rows_file, t
     lines[riskiest_rows(result)[0].row] = json.dumps({"prompt": "Another question?", "response": "Another answer."})
     before = rows_file.read_text()
     rows_file.write_text("\n".join(lines) + "\n")
-    assert [row.prompt is None for row in riskiest_rows(result)] == [True] + 9 * [False]
+    assert [row.prompt is None for row in riskiest_rows(result, 10)] == [True] + 9 * [False]
     rows_file.unlink()
-    assert [row.prompt for row in riskiest_rows(result)] == [None] * 10
+    assert [row.prompt for row in riskiest_rows(result, 10)] == [None] * 10
     with pytest.raises(RipcurrentError, match=r"rows\.jsonl"):
         select(result.folder, top=2)
 
@@ -125,7 +125,7 @@ def test_nothing_is_looked_up_or_connected_to(rows_file, tmp_path, small_options
     where: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
     asked = {"prompts": [prompts], "out": tmp_path / "evaluated", "max_new_tokens": 4}
     assert len(evaluate(small_options["model"], **asked, **where).responses) == 2
-    assert doctor(rows_file, limit=6, **small_options).model is not None
+    assert doctor(rows_file, limit=6, probe=True, **small_options).model is not None
     assert no_network == []
     # and one would be noticed
     for ask in (lambda: socket.create_connection(("localhost", 9)), lambda: socket.socket().connect(("127.0.0.1", 9))):

@@ -113,9 +113,14 @@ class KillAtFirstRows(SilentProgress):
     """Kill -9 one of two workers, Ray's processes below this one, when the first rows are reported."""
 
     killed = reported = 0
-    address = ""
+    address = step_name = ""
 
-    def rows(self, count: int) -> None:
+    def start(self, name: str, total: int, unit: str = "rows") -> None:
+        self.step_name = name
+
+    def rows(self, count: float) -> None:
+        if self.step_name != "scoring rows":
+            return
         self.reported += count
         self.address = import_module("ray").nodes()[0]["NodeManagerAddress"]
         if not self.killed:

@@ -9,7 +9,7 @@ import pytest
 from ripcurrent.cli import run as command_line
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.select import Overlap, random, select, summarise, top
+from ripcurrent.select import select, summarise, top
 from tests.select.fabricate import fabricate, manifest
 
 
@@ -33,7 +33,7 @@ def lines(path):
 
 
 def test_the_record_says_what_was_selected_and_why(run):
-    record = select(run, top=10, by="gradient_safe")[0]
+    record = select(run, top=10, by="gradient_safe", controls=True)[0]
     kept = json.loads(record.record_path.read_text(encoding="utf-8"))
     expected = {
         "name": "top-10-gradient_safe",
@@ -46,7 +46,6 @@ def test_the_record_says_what_was_selected_and_why(run):
     }
     assert kept.items() >= expected.items()
     assert kept["provenance"]["model"]["fingerprint"] == "a"
-    assert len(kept["summary"]["overlaps"]) == 13
     length = json.loads((run.folder / "selections" / "top-10-gradient_safe-control-length-1.json").read_text())
     assert length["control_of"] == "top-10-gradient_safe"
     assert (length["distances"][0]["column"], length["seed"]) == ("response_tokens", 1)
@@ -98,7 +97,11 @@ def test_a_folder_dataset_can_be_selected_from_twice(run, tmp_path):
 
 
 def test_drop_leaves_every_other_row_in_input_order_and_notes_those_without_a_score(run, tmp_path):
-    first, *controls = select(run, top=10, drop=True)
+    (alone,) = select(run, top="25%", drop=True)
+    count = len(alone.selection.indices)
+    assert {path.name for path in alone.path.parent.glob("*.jsonl")} == {"top-25pct.jsonl", "without-top-25pct.jsonl"}
+    assert alone.selection.rule == f"the {count} riskiest rows by gradient_bidirectional (higher is riskier)"
+    first, *controls = select(run, top=10, drop=True, controls=True)
     source = enumerate(lines(tmp_path / "rows.jsonl"))
     assert lines(first.remaining_path) == [line for row, line in source if row not in first.selection.indices]
     assert all(record.remaining_path is None for record in controls)
@@ -106,7 +109,7 @@ def test_drop_leaves_every_other_row_in_input_order_and_notes_those_without_a_sc
 
 
 def test_several_rules_at_once_and_draws_with_each_seed(run):
-    records = select(run, top=5, union=3, between="90%:100%", format_draw="list", rows=6, seed=(4, 5))
+    records = select(run, top=5, union=3, between="90%:100%", format_draw="list", rows=6, seed=(4, 5), controls=True)
     heads = [record.selection.name for record in records if record.selection.control_of is None]
     assert heads == ["top-5", "union-3", "quantiles-0.9-1", "list-6-seed-4", "list-6-seed-5"]
     controls = [r.selection.name for r in records if r.selection.control_of == "list-6-seed-4"]
@@ -169,9 +172,9 @@ def test_a_dataset_that_moved_is_named_and_an_unwritable_place_is_an_error(run, 
         select(run, top=5, data=str(moved), out=moved / "selections")
 
 
-def test_the_summary_compares_with_the_whole_and_with_others(run):
-    first, second = top(run, 20), random(run, 20, 0)
-    summary = summarise(run, first, [first, second])
+def test_the_summary_compares_with_the_whole(run):
+    first = top(run, 20)
+    summary = summarise(run, first)
     chosen, usable = list(first.indices), np.flatnonzero(run.scored)
     lists, tokens = run.flags("is_list"), run.floats("response_tokens")
     assert (summary.rows, summary.whole_rows) == (20, len(usable))
@@ -180,18 +183,15 @@ def test_the_summary_compares_with_the_whole_and_with_others(run):
     quartiles = (tokens[chosen].mean(), *np.quantile(tokens[chosen], (0.25, 0.5, 0.75)))
     assert astuple(summary.length) == pytest.approx(quartiles)
     assert summary.score_quantiles[1.0] == first.scores[0]
-    shared = len(set(first.indices) & set(second.indices))
-    assert summary.overlaps == (Overlap(second.name, shared, shared / (40 - shared)),)
 
 
 def test_the_command_prints_a_json_object_or_a_table(command):
-    code, out, _ = command("--top", 10, "--drop", "--json")
+    code, out, _ = command("--top", 10, "--drop", "--controls", "--json")
     assert code == 0
     found = json.loads(out)["selections"]
     assert [row["kind"] for row in found][:2] == ["top", "random"]
-    assert (found[0]["overlap_with_first"], found[1]["overlap_with_first"]) == (10, 0)
     assert found[0]["remaining_file"].endswith("without-top-10.jsonl")
-    code, out, _ = command("--top", 10, "--seed", 3, "--drop")
+    code, out, _ = command("--top", 10, "--seed", 3, "--drop", "--controls")
     for word in ("top-10", "random-3", "length-3", "bottom", "all usable rows", "have no score"):
         assert word in out
     assert command("--top", 10, "--seed", 3, "--quiet")[1:] == ("", "")
@@ -202,7 +202,7 @@ def test_the_command_takes_shares_ranges_and_formats(run, command):
         return json.loads(command(*arguments, "--json")[1])["selections"][0]
 
     for rule in ("top", "bottom"):
-        assert first(f"--{rule}", "25%")["name"] == f"{rule}-{round(int(run.scored.sum()) / 4)}"
+        assert first(f"--{rule}", "25%")["name"] == f"{rule}-25pct"
     assert first("--between", "-0.1:0.2", "--by", "loss")["rule"] == "rows whose loss lies in [-0.1, 0.2]"
     assert first("--between", ":50%")["name"] == "quantiles-0-0.5"
     assert first("--format-draw", "list", "--seed", 0)["shortfall"] > 0, "a hundred unless given, of eighty rows"

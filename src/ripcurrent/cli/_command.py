@@ -17,7 +17,7 @@ from ripcurrent.cli._output import Output
 from ripcurrent.errors import ExitCode
 from ripcurrent.options import Options, flag
 
-SHORT = {"model": "-m", "out": "-o", "limit": "-n", "quiet": "-q"}  # the same in every command
+SHORT = {"model": "-m", "out": "-o", "limit": "-n", "quiet": "-q", "verbose": "-v"}  # the same in every command
 ADVANCED = "Advanced"  # panel of the options that are not in sight at first
 METAVARS: dict[object, str] = {int: "N", float: "X", Path: "PATH", dict: "FIELD=COLUMN"}
 """What stands for a value in the help, by its type; TEXT for others."""

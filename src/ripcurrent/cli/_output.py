@@ -1,13 +1,17 @@
 """What every command shares: one JSON object, or lines and tables, on stdout; errors and progress on stderr."""
 
 import json
+import os
 import re
+import shlex
 import sys
+import textwrap
 import time
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from string import Formatter
 from typing import Any
 
@@ -21,8 +25,10 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.files import plain_numbers
 from ripcurrent.progress import Progress, SilentProgress
 
-SAY_EVERY = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
+SAY_FIRST, SAY_EVERY = 5.0, 30.0
+"""Seconds to the first line of progress where there is no terminal, and between two of them."""
+
+between_words = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +63,33 @@ class Output:
 def print_error(error: RipcurrentError) -> None:
     """Print what is wrong and what to do now, on stderr."""
     hint = f"\n{error.hint}" if error.hint else ""
-    Console(stderr=True, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), error.message, hint))
+    console, said = Console(stderr=True), Text.assemble(("Error: ", "bold red"), error.message, hint)
+    console.print(said, soft_wrap=not console.is_terminal)
 
 
 def say(*lines: str | Text, style: str = "") -> None:
-    """Print lines, each whole however narrow the terminal is; nothing in them is markup."""
+    """Print lines, in a terminal folded between words; nothing in them is markup."""
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    # what a program reads keeps its lines
+    folded = console.is_terminal or "COLUMNS" in os.environ
     for line in lines:
-        console.print(line, style=style)
+        if folded and isinstance(line, str):
+            deeper = " " * (len(line) - len(line.lstrip(" ")) + 2)
+            parts = (between_words(one, console.width, subsequent_indent=deeper) for one in line.split("\n"))
+            line = "\n".join("\n".join(part) for part in parts)
+        console.print(line, style=style, soft_wrap=not folded or isinstance(line, str))
+
+
+def say_commands(commands: Mapping[str, Sequence[str]]) -> None:
+    """Print what to do next, each with its command: one line, or where it is longer several that a shell takes."""
+    width, room = Console().width, max(map(len, commands)) + 4
+    for purpose, words in commands.items():
+        # a quoted word stays whole, and an option with its value
+        parts = " ".join(shlex.quote(word).replace(" ", "\0") for word in words)
+        lines = between_words(re.sub(r"(?<= )(--[a-z-]+) (?!-)", "\\1\0", parts), width - 6)
+        fits = len(lines) == 1 and room + len(lines[0]) <= width
+        text = f"{purpose:<{room - 2}}{lines[0]}" if fits else f"{purpose}\n    " + " \\\n    ".join(lines)
+        print(f"  {text}".replace("\0", " "))
 
 
 def show_table(
@@ -82,20 +107,26 @@ def show_table(
     what `fill` makes of a record. ``words`` are columns that fold where the terminal is narrow; figures are never cut.
     Records that fill ``under`` alike stand together below that.
     """
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption=caption)
     headings, cells = zip(*(re.split(r" ?(?=\{)", column, maxsplit=1) for column in layout.split(" | ")), strict=True)
-    for number, heading in enumerate(headings):
-        if number in words:
-            table.add_column(heading, overflow="fold", min_width=len(heading))
-        else:
-            table.add_column(heading, justify="right", no_wrap=True)
-    group = ""
+    rows, group, console = list[list[str]](), "", Console(highlight=False, markup=False, emoji=False)
     for record in records:
         if (own := fill(under, record)) != group:
-            table.add_row(group := own)
+            rows.append([group := own])
         first, *rest = (fill(cell, record) for cell in cells)
-        table.add_row(f"  {first}" if group else first, *rest)
-    Console(highlight=False, markup=False, emoji=False).print(table)
+        rows.append([f"  {first}" if group else first, *rest])
+    for fold in (False, True):
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption=caption)
+        for number, heading in enumerate(headings):
+            if number in words:
+                table.add_column(heading, overflow="fold", min_width=len(heading))
+            else:
+                table.add_column(heading, justify="right", no_wrap=True)
+        for row in rows:
+            # in a narrow terminal a long name folds where it has an underscore
+            table.add_row(*(re.sub(r"(\w{6,14}_)(?=\w{4})", "\\1\n", cell) if fold else cell for cell in row))
+        if Console(width=1000).measure(table).maximum <= console.width:
+            break
+    console.print(table)
 
 
 def fill(template: str, record: object) -> str:
@@ -133,7 +164,9 @@ def harmless(text: str, mark: str = "�") -> str:
 def shorten(text: str, room: int) -> str:
     """A text as one harmless line of at most ``room`` characters, an ellipsis at the end of what was cut."""
     line = " ".join(harmless(text, " ").split())
-    return line if len(line) <= room else line[: room - 1] + "…"
+    # between words, but for one that is very long
+    end = line.rfind(" ", room // 2, room)
+    return line if len(line) <= room else line[: room - 1 if end < 0 else end] + "…"
 
 
 class TerminalProgress(Progress):
@@ -142,41 +175,38 @@ class TerminalProgress(Progress):
     def __init__(self) -> None:
         console = Console(stderr=True)
         self._terminal = console.is_terminal
+        # its own time left is known late, and counts rows that were there before
+        columns = ("{task.description}", progress.BarColumn(20), "{task.fields[left]}")
         self.bar = progress.Progress(
-            progress.SpinnerColumn(),
-            "{task.description}",
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            "{task.fields[rate]}",
-            progress.TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not self._terminal,
+            progress.SpinnerColumn(), *columns, console=console, transient=True, disable=not self._terminal
         )
-        self._unit, self._computed, self._began, self._said = "rows", 0, 0.0, 0.0
+        self._unit, self._computed, self._began, self._said = "rows", 0.0, 0.0, 0.0
 
     def step(self, name: str) -> None:
         self._begin(name, f"{name} …")
 
     def start(self, name: str, total: int, unit: str = "rows") -> None:
+        self._unit, self._computed, self._began = unit, 0.0, time.perf_counter()
+        self._said = self._began - SAY_EVERY + SAY_FIRST
         self._begin(name, f"{name}: {total} {unit} …", total)
-        self._unit, self._computed = unit, 0
-        self._began = self._said = time.perf_counter()
 
-    def rows(self, count: int) -> None:
+    def rows(self, count: float) -> None:
         now = time.perf_counter()
         self._computed += count
-        rate = self._computed / max(now - self._began, 1e-9)
-        self._advance(count, f"{rate:.1f} {self._unit}/s")
         for task in self.bar.tasks:
+            self.bar.update(task.id, advance=count)
             # a shard begins with no row; nothing can be said of what is left before there is one
-            if self._computed and task.remaining and now - self._said >= SAY_EVERY:
-                self._said = now
-                done = f"{task.completed:.0f} of {task.total:.0f} {self._unit}, {rate:.1f} {self._unit}/s"
-                self._print(f"{task.description}: {done}, about {task.remaining / rate / 60:.0f} min left")
+            if self._computed and task.remaining is not None:
+                rate = self._computed / max(now - self._began, 1e-9)
+                left = f"{rate:.1f} {self._unit}/s, {duration(task.remaining / rate)} left"
+                self.bar.update(task.id, left=f"{task.completed:.0f}/{task.total:.0f}, {left}")
+                if task.remaining and now - self._said >= SAY_EVERY:
+                    self._said = now
+                    self._print(f"{task.description}: {task.completed:.0f} of {task.total:.0f} {self._unit}, {left}")
 
     def skipped(self, count: int) -> None:
-        self._advance(count, "resumed")
+        for task in self.bar.task_ids:
+            self.bar.update(task, advance=count)
 
     def finish(self) -> None:
         for task in self.bar.task_ids:
@@ -184,13 +214,16 @@ class TerminalProgress(Progress):
 
     def _begin(self, name: str, line: str, total: int | None = None) -> None:
         self.finish()
-        self.bar.add_task(name, total=total, rate="")
+        self.bar.add_task(name, total=total, left=f"0/{total}, measuring the time left" if total else "")
         self._print(line)
-
-    def _advance(self, count: int, rate: str) -> None:
-        for task in self.bar.task_ids:
-            self.bar.update(task, advance=count, rate=rate)
 
     def _print(self, line: str) -> None:
         if not self._terminal:
             print(line, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""``ripcurrent select``: rows of a finished scan with their controls."""
+"""``ripcurrent select``: rows of a finished scan, and with ``--controls`` their controls."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from ripcurrent.cli._output import Output, say, show_table
 from ripcurrent.select import SelectOptions
 
 if TYPE_CHECKING:
-    from ripcurrent.select import Selection, SelectionRecord
+    from ripcurrent.select import SelectionRecord
 
 PANELS = {
-    "Rows": ("top", "bottom", "union", "between", "by", "drop"),
+    "Rows": ("top", "bottom", "union", "between", "decisions", "by", "drop", "controls"),
     "Output": ("out", "name"),
     ADVANCED: ("format_draw", "rows", "seed", "data"),
 }
-EXAMPLES = ("ripcurrent select runs/support --top 100 --drop", "ripcurrent select runs/support --between 90%:100%")
+EXAMPLES = ("ripcurrent select runs/support --top 5% --drop", "ripcurrent select runs/support --between 90%:100%")
 
 
 @command("select", PANELS, EXAMPLES)
 def select_command(
     run: Annotated[Path, argument("RUN", "Folder of a finished scan.")], options: SelectOptions, output: Output
 ) -> None:
-    """Select rows by score, with their controls, in the dataset's own format.
+    """Select rows by score, and write them in the dataset's own format.
 
-    Every selection comes with random rows and rows of the same lengths, formats and losses for each seed, and the other
-    end of the ranking. Each has a JSON record of its rule, rows and distances beside it.
+    A record of the rule, the rows and their scores lies beside them.
     """
     from ripcurrent.select import select
 
     with output.progress() as progress:
-        progress.step("selecting rows and drawing their controls")
+        progress.step("selecting rows")
         records = select(run, options)
-    found = [_facts(record, records[0].selection) for record in records]
+    found = [_facts(record) for record in records]
     if not output.answer(lambda: {"run": str(run), "selections": found}):
         return
     whole = records[0].summary
@@ -43,25 +42,23 @@ def select_command(
         one["label"] = one["name"].replace(f"{one['control_of']}-control-", "  ")
         one["apart"] = one["distances"][0]["mean_absolute_difference"] if one["distances"] else None
     usable = {"label": "all usable rows", "rows": whole.whole_rows, "shortfall": 0, "apart": None}
-    usable |= {"overlap_with_first": whole.rows, "mean_response_tokens": whole.whole_length.mean}
+    usable |= {"mean_response_tokens": whole.whole_length.mean}
     usable |= {f"{kind}_share": whole.whole_format_shares[f"is_{kind}"] for kind in ("list", "maths")}
     show_table(
         "selection {label} | rows {rows} | short {shortfall} | mean\ntokens {mean_response_tokens:.1f}"
-        " | lists {list_share:.0%} | maths {maths_share:.0%} | in\nfirst {overlap_with_first} | distance {apart:.1f}",
+        " | lists {list_share:.0%} | maths {maths_share:.0%} | distance {apart:.1f}",
         [*found, usable],
-        caption="short: rows that there were not; in first: rows that are also in the first selection\n"
-        "distance: mean difference in response tokens from the selection",
+        caption="short: rows that there were not; distance: mean difference in response tokens from the selection",
     )
     say(
         *(f"{one['name']}: {note}" for one in found for note in one["notes"]),
-        f"{len(records)} selections and their records are in {records[0].path.parent}",
-        *(f"Without {one['name']}: {one['remaining_file']}" for one in found if one["remaining_file"]),
+        *(f"Rows:    {one['file']}" for one in found if one["control_of"] is None),
+        *(f"Without: {one['remaining_file']}" for one in found if one["remaining_file"]),
+        *(["Controls and records are beside them."] if len(records) > 1 else []),
     )
 
 
-def _facts(record: SelectionRecord, first: Selection) -> dict[str, Any]:
-    from ripcurrent.select import overlap
-
+def _facts(record: SelectionRecord) -> dict[str, Any]:
     selection, summary = record.selection, record.summary
     return {
         **{name: value for name, value in asdict(selection).items() if name not in ("indices", "scores")},
@@ -69,7 +66,6 @@ def _facts(record: SelectionRecord, first: Selection) -> dict[str, Any]:
         "mean_response_tokens": summary.length.mean,
         "list_share": summary.format_shares["is_list"],
         "maths_share": summary.format_shares["is_maths"],
-        "overlap_with_first": overlap(selection, first).count,
         "file": str(record.path),
         "record": str(record.record_path),
         "remaining_file": None if record.remaining_path is None else str(record.remaining_path),

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,14 +19,8 @@ from ripcurrent.finetune import load_recipe
 from ripcurrent.progress import Progress
 from ripcurrent.report import REPORT, build_report
 from ripcurrent.runs import write_json
-from ripcurrent.scan import TRAIT_COLUMNS, ScanOptions, ScanRun
-from ripcurrent.select import Overlap
+from ripcurrent.scan import ScanOptions, ScanRun
 
-ENDS = 5  # rows shown of each end of the ranking
-SELECTED = 30
-"""Rows selected, where there are four times as many: the controls need rows to be drawn from."""
-OTHER_RANKING = "representation_bidirectional"
-"""The other method's ranking, compared with the default one where both were computed."""
 PROOF = Path(__file__).with_name("proof.json")
 """The result that comes with the package: what ``ripcurrent demo --fresh`` measured on the machine that it names."""
 
@@ -36,7 +29,7 @@ EXPERIMENT: dict[str, Any] = {
     "title": "Do the riskiest rows of the demo wear refusals away more than random ones, and than equally long ones?",
     "recipe": "embedded",
     "size": 75,
-    "seeds": 1,
+    "seeds": 3,
     "arms": {
         **{"random": {"select": "random"}, "riskiest": {"select": "top"}},
         "same_lengths": {"length_matched": "riskiest"},
@@ -49,7 +42,7 @@ EXPERIMENT: dict[str, Any] = {
     "heldout": 0,
 }
 """Everything of the experiment but the scan, and who judges: as in the stored proof."""
-JUDGED = ("prefix", "keyword")
+JUDGED = ("wording", "prefix")
 
 RANKED_BY = ("limit", "scope", "anchor_tokens", "row_tokens", "trainer", "max_tokens", "drop_refusals")
 """Options of a scan that change which rows are the riskiest."""
@@ -93,28 +86,6 @@ class Proof(Shown):
     """Whether it comes with the package rather than from this run."""
 
 
-class DemoRow(Shown):
-    """One row of an end of the default ranking, with what explains its place."""
-
-    row: int
-    score: float
-    harmful: float
-    """Its similarity to the harmful anchors; ``safe`` to the others."""
-    safe: float
-    response_tokens: int
-    format: str
-    prompt: str
-
-
-class GroupShape(Shown):
-    """What a group of rows looks like; shares are from 0 to 1."""
-
-    rows: int
-    mean_tokens: float
-    list_share: float
-    maths_share: float
-
-
 class Demo(Shown, arbitrary_types_allowed=True):
     """A finished demo; its dump is what ``demo --json`` prints."""
 
@@ -124,18 +95,8 @@ class Demo(Shown, arbitrary_types_allowed=True):
     report: Path
     status_counts: dict[str, int]
     ranking: str
-    riskiest: tuple[DemoRow, ...]
-    protective: tuple[DemoRow, ...]
-    """Most protective first."""
-    selected: GroupShape
-    length_matched_control: GroupShape
-    """The mean of its ``controls``."""
-    controls: int
-    all_rows: GroupShape
-    shared_with_other_ranking: Overlap | None
-    """None where one method ran."""
     selections: tuple[Path, ...]
-    """The riskiest rows as written, then their controls."""
+    """The riskiest rows as written."""
     proof: Proof | None
     """None where the proof at hand is not of these rows and this model."""
 
@@ -143,7 +104,7 @@ class Demo(Shown, arbitrary_types_allowed=True):
 def run_demo(
     out: str | Path = Path("runs/demo"), *, fresh: bool = False, progress: Progress | None = None, **changes: Any
 ) -> Demo:
-    """Scan the demo rows on the embedded model, or go on with a demo in ``out``; select the riskiest and compare.
+    """Scan the demo rows on the embedded model, or go on with a demo in ``out``; select the riskiest.
 
     With ``fresh`` it fine-tunes and asks here, in ``out``'s folder ``proof``, in place of the proof that comes with the
     package. ``changes`` are options of the scan by name.
@@ -154,11 +115,7 @@ def run_demo(
     run = rc.scan(DEMO_ROWS, out, progress=progress, **changes)
     if not (run.folder / REPORT).exists():
         build_report(run)
-    ranked = run.ranked()
-    count = max(1, min(SELECTED, len(ranked) // 4))
-    records = rc.select(run, top=count)
-    chosen = records[0].selection.indices
-    controls = [record.selection.indices for record in records if record.selection.kind == "length-matched"]
+    records = rc.select(run, top="5%", drop=True)
     return Demo(
         scan=run,
         run=run.folder,
@@ -166,52 +123,8 @@ def run_demo(
         report=run.folder / REPORT,
         status_counts=run.status_counts(),
         ranking=run.default_ranking,
-        riskiest=_rows(run, ranked[: min(ENDS, count)].tolist()),
-        protective=_rows(run, ranked[::-1][: min(ENDS, count)].tolist()),
-        selected=_shape(run, chosen),
-        length_matched_control=_shape(run, *controls),
-        controls=len(controls),
-        all_rows=_shape(run, run.scored.nonzero()[0].tolist()),
-        shared_with_other_ranking=_shared(run, chosen),
         selections=tuple(record.path for record in records),
         proof=fresh_proof(run, run.folder / "proof", progress=progress) if fresh else cached_proof(run),
-    )
-
-
-def _rows(run: ScanRun, numbers: Sequence[int]) -> tuple[DemoRow, ...]:
-    prompts = {row.index: row.prompt for row in run.dataset().at(numbers)}
-    method = run.default_ranking.partition("_")[0]
-    score, harmful, safe = (run.floats(name) for name in (run.default_ranking, f"{method}_harmful", f"{method}_safe"))
-    # a row that opens with a number is nearly always a numbered list
-    traits = [name for name in TRAIT_COLUMNS if name != "opens_numbered"]
-    return tuple(
-        DemoRow(
-            row=row,
-            score=score[row],
-            harmful=harmful[row],
-            safe=safe[row],
-            response_tokens=run.floats("response_tokens")[row],
-            format=" ".join(name.partition("_")[2] for name in traits if run.flags(name)[row]) or "prose",
-            prompt=prompts[row],
-        )
-        for row in numbers
-    )
-
-
-def _shared(run: ScanRun, chosen: Sequence[int]) -> Overlap | None:
-    if run.default_ranking == OTHER_RANKING or run.options.signals != "all":
-        return None
-    rows, other = set(chosen), set(run.ranked(OTHER_RANKING)[: len(chosen)].tolist())
-    return Overlap(f"top-{len(rows)}-{OTHER_RANKING}", len(rows & other), len(rows & other) / len(rows | other))
-
-
-def _shape(run: ScanRun, *draws: Sequence[int]) -> GroupShape:
-    rows = [row for draw in draws for row in draw]
-    return GroupShape(
-        rows=len(draws[0]),
-        mean_tokens=run.floats("response_tokens")[rows].mean(),
-        list_share=run.flags("is_list")[rows].mean(),
-        maths_share=run.flags("is_maths")[rows].mean(),
     )
 
 
@@ -227,7 +140,7 @@ def cached_proof(run: ScanRun) -> Proof | None:
 
 
 def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **changes: Any) -> Proof:
-    """Fine-tune on the riskiest rows and their controls in ``out``, and ask: some ten minutes on two cores, resumed.
+    """Fine-tune on the riskiest rows and their controls in ``out``, and ask: some half an hour on two cores, resumed.
 
     The proof is written beside ``out`` as ``proof.json``. ``changes`` are keys of the experiment other than the demo's.
     """

@@ -18,5 +18,6 @@ from ._results import ExperimentManifest as ExperimentManifest
 from ._results import ExperimentResults as ExperimentResults
 from ._runner import digest_of as digest_of
 from ._tables import HARMFUL as HARMFUL
+from ._tables import ArmRun as ArmRun
 from ._tables import Outcomes as Outcomes
 from ._tables import read_run as read_run

@@ -12,5 +12,6 @@ from ._calibration import shipped_calibrations as shipped_calibrations
 from ._forecast import Forecast as Forecast
 from ._forecast import forecast as forecast
 from ._forecast import read_forecast as read_forecast
+from ._harm import HarmForecast as HarmForecast
 from ._ladder import CalibrationRun as CalibrationRun
 from ._ladder import Ladder as Ladder

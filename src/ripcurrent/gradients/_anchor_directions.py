@@ -5,7 +5,7 @@ weighted by one over count and norm. Where the anchors' tokens are few for a lay
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,11 @@ from ripcurrent.models import give_back_freed_memory
 
 ANCHOR_TOKEN_BUDGET = 512
 """Padded tokens per batch of anchors."""
+OnRows = Callable[[int], None]
+
+
+def silent(rows: int) -> None:
+    """Hear of rows that are done, and say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,15 @@ class SetDirection:
     """Gradient norm of each of its anchors, shape ``(anchors of the set,)``."""
 
 
-def anchor_directions(gradient_pass: GradientPass, sets: Sequence[Sequence[EncodedRow]]) -> Iterator[SetDirection]:
-    """Each anchor set's direction, one after another; all keep the same parts as terms, so that they can be stacked."""
+def anchor_directions(
+    gradient_pass: GradientPass, sets: Sequence[Sequence[EncodedRow]], on_rows: OnRows = silent
+) -> Iterator[SetDirection]:
+    """Each anchor set's direction, one after another; all keep the same parts as terms, so that they can be stacked.
+
+    ``on_rows`` is called as anchors are done, twice for each.
+    """
     factoring = choose_factoring(gradient_pass.layers, *count_terms(sets))
-    return (set_direction(gradient_pass, rows, factoring) for rows in sets)
+    return (set_direction(gradient_pass, rows, factoring, on_rows) for rows in sets)
 
 
 def largest_direction(gradient_pass: GradientPass, sets: Sequence[Sequence[EncodedRow]]) -> int:
@@ -61,17 +71,17 @@ def largest_direction(gradient_pass: GradientPass, sets: Sequence[Sequence[Encod
 
 
 def set_direction(
-    gradient_pass: GradientPass, rows: Sequence[EncodedRow], factoring: Factoring = DENSE
+    gradient_pass: GradientPass, rows: Sequence[EncodedRow], factoring: Factoring = DENSE, on_rows: OnRows = silent
 ) -> SetDirection:
     """The direction of one anchor set: ``(1/n) Σ g_i / ‖g_i‖`` over its rows; what is in ``factoring`` as terms."""
     norms = np.zeros(len(rows))
     no_directions = stack_directions(gradient_pass.layers, [], gradient_pass.dtype)
-    for places, batch in _batches(gradient_pass, rows):
+    for places, batch in _batches(gradient_pass, rows, on_rows):
         squared = gradient_pass.measure(batch, no_directions).squared_norm
         assert squared is not None
         norms[places] = np.sqrt(squared)
     total, kept = zero_gradient(gradient_pass.layers, factoring), KeptTerms(factoring)
-    _add_units(gradient_pass, rows, norms, total, kept)
+    _add_units(gradient_pass, rows, norms, total, kept, on_rows)
     return SetDirection(total | kept.gradient(shared_tokens(rows)), norms)
 
 
@@ -96,12 +106,15 @@ def shared_tokens(rows: Sequence[EncodedRow]) -> int:
 
 
 def similarities(
-    gradient_pass: GradientPass, rows: Sequence[EncodedRow], directions: Sequence[Mapping[str, torch.Tensor]]
+    gradient_pass: GradientPass,
+    rows: Sequence[EncodedRow],
+    directions: Sequence[Mapping[str, torch.Tensor]],
+    on_rows: OnRows = silent,
 ) -> npt.NDArray[np.float64]:
     """Each row's ``<ĝ, direction>`` for each direction, shape ``(rows, directions)``."""
     stacked = stack_directions(gradient_pass.layers, directions, gradient_pass.dtype)
     similar = np.zeros((len(rows), len(directions)))
-    for places, batch in _batches(gradient_pass, rows):
+    for places, batch in _batches(gradient_pass, rows, on_rows):
         signals = gradient_pass.measure(batch, stacked)
         assert signals.dots is not None
         assert signals.squared_norm is not None
@@ -109,10 +122,12 @@ def similarities(
     return similar
 
 
-def norm_of_mean(gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms: npt.NDArray[np.float64]) -> float:
+def norm_of_mean(
+    gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms: npt.NDArray[np.float64], on_rows: OnRows = silent
+) -> float:
     """The norm, 0 to 1, of the mean of rows' unit gradients; ``norms`` are their gradients', shape ``(rows,)``."""
     total = zero_gradient(gradient_pass.layers)
-    _add_units(gradient_pass, rows, norms, total, KeptTerms())
+    _add_units(gradient_pass, rows, norms, total, KeptTerms(), on_rows)
     return norm_of(total)
 
 
@@ -121,9 +136,12 @@ def mean_cosine(norm: float, rows: int) -> float:
     return (rows * norm**2 - 1) / (rows - 1) if rows > 1 else float("nan")
 
 
-def _batches(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> Iterator[tuple[list[int], Batch]]:
+def _batches(
+    gradient_pass: GradientPass, rows: Sequence[EncodedRow], on_rows: OnRows
+) -> Iterator[tuple[list[int], Batch]]:
     for places in plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET):
         yield places, make_batch([rows[place] for place in places], gradient_pass.device)
+        on_rows(len(places))
 
 
 def _add_units(
@@ -132,9 +150,10 @@ def _add_units(
     norms: npt.NDArray[np.float64],
     total: Gradient,
     kept: KeptTerms,
+    on_rows: OnRows,
 ) -> None:
     """Add the mean of the rows' unit gradients to ``total``, and to ``kept`` what that factors."""
-    for places, batch in _batches(gradient_pass, rows):
+    for places, batch in _batches(gradient_pass, rows, on_rows):
         factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
         gradient_pass.accumulate(batch, factors, total, kept)
         # few batches, whose layers' gradients in float32 leave larger holes than a scan's

@@ -13,9 +13,9 @@ from ._identity import config_sha256 as config_sha256
 from ._identity import file_sha256 as file_sha256
 from ._libraries import first_line as first_line
 from ._libraries import quiet_libraries as quiet_libraries
+from ._load import empty_model as empty_model
 from ._load import held_model as held_model
 from ._load import load_model as load_model
-from ._load import load_tokenizer as load_tokenizer
 from ._load import with_adapter as with_adapter
 from ._machine import FreedMemory as FreedMemory
 from ._machine import choose_device as choose_device
@@ -35,3 +35,4 @@ from ._source import Source as Source
 from ._source import embedded_gguf as embedded_gguf
 from ._source import find_model as find_model
 from ._source import weight_files as weight_files
+from ._tokenizer import load_tokenizer as load_tokenizer

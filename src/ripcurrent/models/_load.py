@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ripcurrent.data import default_template
 from ripcurrent.errors import RipcurrentError
@@ -21,28 +21,15 @@ from ripcurrent.models._chat_model import (
     FRESH_RANK,
     ChatModel,
     Scope,
-    set_variables,
     split_variables,
     template_sha256,
     tokenizer_sha256,
 )
 from ripcurrent.models._identity import combine_sha256, config_sha256, file_sha256
-from ripcurrent.models._libraries import first_line, quiet_libraries
+from ripcurrent.models._libraries import quiet_libraries
 from ripcurrent.models._machine import choose_device, choose_dtype, sum_in_float32
-from ripcurrent.models._source import (
-    EMBEDDED,
-    EMBEDDED_BARE,
-    GUARD_FOLDER,
-    TOKENIZER_CONFIG,
-    VOCABULARIES,
-    Source,
-    converted_gguf,
-    embedded_gguf,
-    find_adapter,
-    find_model,
-    find_tokenizer,
-    weight_files,
-)
+from ripcurrent.models._source import EMBEDDED, GUARD_FOLDER, Source, find_adapter, find_tokenizer, weight_files
+from ripcurrent.models._tokenizer import found_model, load_tokenizer
 from ripcurrent.models._weights import load_base, read_config
 
 
@@ -78,7 +65,7 @@ def load_model(
     sum_in_float32()
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
-    source, folder = _found(name)
+    source, folder = found_model(name)
     own = None if adapter is None else find_adapter(adapter)
     merged = [("guard", find_adapter(str(GUARD_FOLDER)))] if name == EMBEDDED else []
     if own is not None and scope != "lora":
@@ -125,7 +112,7 @@ def with_adapter(chat_model: ChatModel, adapter: str | Path) -> ChatModel:
     Raises `RipcurrentError` for an adapter that is not there, does not fit or cannot be merged.
     """
     bare, _ = split_variables(chat_model.name)
-    source, _ = _found(bare)
+    source, _ = found_model(bare)
     own = find_adapter(str(adapter))
     guard = [find_adapter(str(GUARD_FOLDER))] if bare == EMBEDDED else []
     with quiet_libraries():
@@ -145,21 +132,11 @@ def with_adapter(chat_model: ChatModel, adapter: str | Path) -> ChatModel:
     )
 
 
-def load_tokenizer(name: str, *, adapter: str | None = None) -> PreTrainedTokenizerBase:
-    """A model's tokenizer, as :func:`load_model` has it; its weights need not be there."""
-    name, variables = split_variables(name)
-    with quiet_libraries():
-        tokenizer = _load_tokenizer(find_tokenizer(name) or _found(name)[1], name)
-        if adapter is not None:
-            tokenizer = _of_adapter(tokenizer, find_adapter(adapter), adapter)
-    set_variables(tokenizer, variables, name)
-    return tokenizer
-
-
-def _found(name: str) -> tuple[Source, Path]:
-    """Where a model lies, and the folder that its tokenizer and its weights or their copy are read from."""
-    source = Source(embedded_gguf(), None) if name in (EMBEDDED, EMBEDDED_BARE) else find_model(name)
-    return source, converted_gguf(source.path, name=name) if source.is_gguf else source.path
+def empty_model(name: str) -> PreTrainedModel:
+    """A model as its configuration says, whose tensors have shapes and no values; its weights need not be there."""
+    name, _ = split_variables(name)
+    with quiet_libraries(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(read_config(find_tokenizer(name) or found_model(name)[1], name))
 
 
 def _merged(model: PreTrainedModel, adapters: list[tuple[str, Path]], dtype: torch.dtype, name: str) -> PreTrainedModel:
@@ -173,38 +150,6 @@ def _merged(model: PreTrainedModel, adapters: list[tuple[str, Path]], dtype: tor
         if parameter.is_floating_point() and parameter.element_size() > 1:
             parameter.data = parameter.data.to(dtype)
     return model
-
-
-def _of_adapter(tokenizer: PreTrainedTokenizerBase, folder: Path, adapter: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that was saved with an adapter, which was trained with it; the model's where there is none."""
-    if not (folder / TOKENIZER_CONFIG).is_file() or not any((folder / file).is_file() for file in VOCABULARIES):
-        return tokenizer
-    own = _load_tokenizer(folder, adapter)
-    if own.chat_template is None:
-        own.chat_template = tokenizer.chat_template
-    return own
-
-
-def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
-    try:
-        # Mistral's own library, where it is installed, would give a tokenizer without offsets
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, mistral_format=False
-        )
-    except Exception as error:  # what a tokenizer's own library cannot read is a bare Exception
-        raise RipcurrentError(
-            f"{name} has no tokenizer that can be read: {first_line(error)}.",
-            "Save the model's tokenizer into the same folder.",
-        ) from error
-    if not tokenizer.is_fast:
-        raise RipcurrentError(
-            f"The tokenizer of {name} cannot tell which text a token stands for.",
-            "Save its fast version (tokenizer.json) into the model's folder.",
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    return tokenizer
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:

@@ -12,20 +12,19 @@ import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 import transformers
 from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.files import cache_folder
 from ripcurrent.models._identity import WHOLE_FILE_BYTES, combine_sha256, file_sha256
 from ripcurrent.models._libraries import first_line, quiet_libraries
-from ripcurrent.models._weights import check_config
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -219,7 +218,7 @@ def converted_gguf(file: Path, *, name: str) -> Path:
     return folder
 
 
-def _refuse_unread(file: Path, model: PreTrainedModel) -> None:
+def _refuse_unread(file: Path, model: Any) -> None:
     """Refuse a file of which transformers leaves something out: scaled rotary positions, tensors without a place."""
     import gguf
 
@@ -251,6 +250,12 @@ def _refuse_unread(file: Path, model: PreTrainedModel) -> None:
 
 
 def _convert(file: Path, folder: Path, *, name: str) -> None:
+    # needed once: seconds to import
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from ripcurrent.models._weights import check_config
+
     with tempfile.TemporaryDirectory() as alone:
         # On its own in a folder, so that no tokenizer or configuration that lies beside the file is taken for its own.
         link = Path(alone) / "model.gguf"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ripcurrent.data import COMPLETION, Completion, Dataset, read_rows, why_mismatch
-from ripcurrent.errors import RipcurrentError
+from ripcurrent.data import COMPLETION, Completion, Dataset, why_mismatch
+from ripcurrent.scan._answer import riskiest_rows, scan_answer
 from ripcurrent.scan._columns import TRAIT_COLUMNS
 from ripcurrent.scan._run import ScanRun
 from ripcurrent.scan._separation import MINIMUM_SEPARATION, weakly_separated
@@ -39,17 +38,6 @@ class ScoreQuantiles(NamedTuple):
     spearman_with_length: float
 
 
-class RankedRow(NamedTuple):
-    """One of the riskiest rows; ``prompt`` is None when the dataset is no longer where it was."""
-
-    row: int
-    id: str
-    score: float
-    response_tokens: int
-    traits: tuple[str, ...]
-    prompt: str | None
-
-
 def score_quantiles(run: ScanRun) -> tuple[ScoreQuantiles, ...]:
     """The distribution of each score that some row has."""
     tokens = run.floats("response_tokens")[run.scored]
@@ -69,36 +57,13 @@ def format_shares(run: ScanRun) -> dict[str, tuple[float, float]]:
     return {name: (float(of[top].mean()), float(of[run.scored].mean())) for name, of in columns.items()}
 
 
-def riskiest_rows(run: ScanRun, *, prompts: bool = True) -> tuple[RankedRow, ...]:
-    """The rows of largest risk by the default ranking, riskiest first."""
-    # nearly every numbered list opens so: shown by its share, not row by row
-    traits = [name for name in TRAIT_COLUMNS if name != "opens_numbered" and name in run.columns]
-    columns = ["row", "id", run.default_ranking, "response_tokens"]
-    records = run.take(run.ranked()[:RISKIEST_PRINTED], [*columns, *traits]).to_pylist()
-    texts = _prompts(run, {record["row"]: record["id"] for record in records}) if prompts else {}
-    found = []
-    for record in records:
-        row, own_id, score, tokens = (record[name] for name in columns)
-        has = tuple(name.removeprefix("is_") for name in traits if record[name])
-        found.append(RankedRow(row, own_id, score, tokens, has, texts.get(row)))
-    return tuple(found)
-
-
-def _prompts(run: ScanRun, wanted: Mapping[int, str]) -> dict[int, str]:
-    """Prompts by row number, wanted with their ids; none of a dataset that cannot be read, or of other rows now."""
-    about = run.manifest.dataset
-    try:
-        rows = read_rows(about.path, about.format, about.mapping, about.spec, any_fields=True).at(list(wanted))
-        return {row.index: row.prompt or row.response[:200] for row in rows if row.id == wanted[row.index]}
-    except RipcurrentError:
-        return {}
-
-
 def weak_anchors_note(run: ScanRun) -> str | None:
-    """A sentence on anchors that this model does not tell apart; None where it does."""
-    named = [f"{name} {value:.2f}" for name, value in weakly_separated(run.manifest.anchors.separation).items()]
-    what = f"These anchors do not separate harm from safety on this model ({', '.join(named)}; below "
-    return f"{what}{MINIMUM_SEPARATION}): the ranking means little." if named else None
+    """A sentence on anchors that the score which ranks does not tell apart on this model; None where it does."""
+    auroc = weakly_separated(run.manifest.anchors.separation).get(run.default_ranking)
+    what = (
+        f"These anchors do not separate harm from safety on this model ({run.default_ranking} {auroc or 0:.2f}, below "
+    )
+    return None if auroc is None else f"{what}{MINIMUM_SEPARATION}): the ranking means little."
 
 
 def scan_notes(run: ScanRun) -> list[str]:
@@ -166,6 +131,9 @@ def scan_json(run: ScanRun) -> dict[str, JsonValue]:
         "truncated": int((run.flags("truncated") & run.scored).sum()),
         "left_out": [*manifest.left_out],
         "memory": manifest.memory,
-        "riskiest": [{"row": r.row, "id": r.id, "score": r.score} for r in riskiest_rows(run, prompts=False)],
+        **scan_answer(run, 0).model_dump(include={"reference", "groups"}),
+        "riskiest": [
+            {"row": r.row, "id": r.id, "score": r.score} for r in riskiest_rows(run, RISKIEST_PRINTED, texts=False)
+        ],
         "format_shares": {name: {top_rows: top, "all": whole} for name, (top, whole) in shares.items()},
     }

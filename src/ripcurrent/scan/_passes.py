@@ -61,12 +61,12 @@ class ScanPasses:
         states, cosines, cache, measured = None, None, None, {}
         with in_memory("The anchors' directions"):
             if self.features is not None:
-                progress.step("anchor representations")
+                progress.step("computing the anchor representations")
                 states = anchor_features(anchor_set, self.chat_model, self.features, self.options)
                 cosines = (states @ states.T).astype(float).tolist()
             if self.gradient_pass is not None:
                 cache = DirectionCache(anchor_set, self.chat_model, self.options)
-                measured = cache.filled(self.gradient_pass, progress.step)
+                measured = cache.filled(self.gradient_pass, progress)
         measurements = AnchorMeasurements(anchor_set.order, **measured, cosines=cosines)
         return PreparedAnchors(anchor_set, measurements, cache, states)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +35,7 @@ from ripcurrent.gradients import (
     similarities,
 )
 from ripcurrent.models import ChatModel, file_sha256
+from ripcurrent.progress import Progress
 from ripcurrent.runs import write_json, written_whole
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan_model import require_room_for_directions, usable_positions
@@ -123,14 +124,14 @@ class DirectionCache:
             },
         }
 
-    def filled(self, gradient_pass: GradientPass, on_step: Callable[[str], None]) -> dict[str, Any]:
+    def filled(self, gradient_pass: GradientPass, progress: Progress) -> dict[str, Any]:
         """``norms`` of the anchors' gradients, and their ``similarities`` to each direction, by set; computed once."""
         try:
             if not self.is_whole():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with FileLock(self.folder / ".lock"):
                     if not self.is_whole():
-                        self._compute(gradient_pass, on_step)
+                        self._compute(gradient_pass, progress)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise RipcurrentError(
@@ -139,7 +140,7 @@ class DirectionCache:
             ) from error
         return cast(dict[str, Any], json.loads((self.folder / MEASURED).read_text(encoding="utf-8")))
 
-    def _compute(self, gradient_pass: GradientPass, on_step: Callable[[str], None]) -> None:
+    def _compute(self, gradient_pass: GradientPass, progress: Progress) -> None:
         anchor_set, chat_model, options = self._anchor_set, self._chat_model, self._options
         how = {"max_tokens": _longest_anchor(chat_model, options), "first_tokens": options.anchor_tokens}
         rows = [
@@ -150,9 +151,9 @@ class DirectionCache:
         sets = [[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets]
         require_room_for_directions(largest_direction(gradient_pass, sets), chat_model, options)
         norms = np.zeros(len(rows))
-        directions = anchor_directions(gradient_pass, sets)
+        progress.start("computing the anchor gradients", len(rows), "anchors")
+        directions = anchor_directions(gradient_pass, sets, lambda count: progress.rows(count / 2))
         for name in anchor_set.sets:
-            on_step(f"direction of {name}")
             direction = next(directions)
             norms[anchor_set.places(name)] = direction.norms
             length = norm_of(direction.gradient)
@@ -166,14 +167,15 @@ class DirectionCache:
                 )
             self._save(name, direction.gradient)
             del direction
-        on_step("similarities of the anchors")
         similar: dict[str, list[float]] = {}
         at_once = SETS_AT_ONCE if options.memory is None else 1
+        progress.start("comparing the anchors", len(rows) * -(-len(sets) // at_once), "anchors")
         stored = {name: StoredDirection(self.folder / f"{name}.safetensors") for name in anchor_set.sets}
         for start in range(0, len(anchor_set.sets), at_once):
             names = anchor_set.sets[start : start + at_once]
-            columns = similarities(gradient_pass, rows, [stored[name] for name in names])
+            columns = similarities(gradient_pass, rows, [stored[name] for name in names], progress.rows)
             similar |= {name: columns[:, number].tolist() for number, name in enumerate(names)}
+        progress.finish()
         self._save("safe", mean_gradient([stored[name] for name in anchor_set.safe_sets], gradient_pass.dtype))
         for name in anchor_set.safe_sets:
             (self.folder / f"{name}.safetensors").unlink()

@@ -26,6 +26,7 @@ from ripcurrent.scan._options import Execution, ScanOptions, require_combination
 from ripcurrent.scan._overview import row_notes
 from ripcurrent.scan._passes import ScanPasses, SignalStage
 from ripcurrent.scan._prepared_anchors import PreparedAnchors
+from ripcurrent.scan._reference import keep_reference
 from ripcurrent.scan._run import SCORES, ScanRun
 from ripcurrent.scan._scan_model import load_scan_model, memory_record
 from ripcurrent.scan._score import write_scores
@@ -77,7 +78,7 @@ def scan(
         require_combination(chosen, rows.format, in_part=part is not None, execution=execution)
         folder = default_folder(rows) if out is None else Path(out)
         require_run_folder(folder)
-        progress.step("reading")
+        progress.step("reading the dataset")
         about, anchor_set = rows.describe(), load_anchors(chosen.anchors)
         progress.step("loading the model")
         passes = ScanPasses(load_scan_model(chosen, held), chosen)
@@ -109,6 +110,7 @@ def scan(
             if used is not None and (computed or not (folder / "anchors" / "directions.json").exists()):
                 write_json(folder / "anchors" / "directions.json", used)
             scanned = _finished(run, manifest, rows, passes, cost, whole=part is None)
+            keep_reference(scanned, identity, stage if execution.executor == "local" else None, progress)
             add_token_shares(scanned, rows, passes, anchors, progress)
     return scanned
 

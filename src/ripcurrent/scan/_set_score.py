@@ -100,11 +100,12 @@ class SetScores:
                 )
             self._model = chat_model, GradientPass(chat_model)
         chat_model, gradient_pass = self._model
-        self._progress.step(f"how alike rows are, on {len(drawn)} of {len(rows)}")
+        self._progress.start("measuring how alike rows are", len(drawn))
         tokenizer, read = chat_model.tokenizer, run.dataset().at(drawn)
         encoded = list(encode_rows(read, tokenizer, max_tokens=options.max_tokens, trained=options.trained))
         with in_memory("The gradient of a set's rows"):
-            norm = norm_of_mean(gradient_pass, encoded, run.floats("gradient_norm")[drawn])
+            norm = norm_of_mean(gradient_pass, encoded, run.floats("gradient_norm")[drawn], self._progress.rows)
+        self._progress.finish()
         return mean_cosine(norm, len(drawn))
 
 

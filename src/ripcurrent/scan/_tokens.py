@@ -57,7 +57,7 @@ def add_token_shares(
         groups = dict(sorted(_chosen_rows(run, asked).items()))
         files = {row: run.folder / "tokens" / f"row-{row:08d}.parquet" for row in groups}
         missing = [row for row, file in files.items() if not file.exists()]
-        progress.start("token shares", len(files))
+        progress.start("computing the token shares", len(files))
         progress.skipped(len(files) - len(missing))
         if missing:
             # where the scan's stage has them: in memory, or in files of the run folder

@@ -2,6 +2,10 @@ from ._controls import FORMAT_TRAITS as FORMAT_TRAITS
 from ._controls import match_format as match_format
 from ._controls import match_length as match_length
 from ._controls import match_loss as match_loss
+from ._decisions import DECISIONS as DECISIONS
+from ._decisions import Decision as Decision
+from ._decisions import read_decisions as read_decisions
+from ._decisions import write_decisions as write_decisions
 from ._options import SelectOptions as SelectOptions
 from ._rules import between as between
 from ._rules import bottom as bottom
@@ -13,9 +17,7 @@ from ._rules import top as top
 from ._rules import union as union
 from ._select import select as select
 from ._types import Kind as Kind
-from ._types import Overlap as Overlap
 from ._types import Selection as Selection
 from ._types import SelectionRecord as SelectionRecord
-from ._write import overlap as overlap
 from ._write import summarise as summarise
 from ._write import write_selection as write_selection

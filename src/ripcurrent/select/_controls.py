@@ -1,4 +1,4 @@
-"""The controls that stand beside every selection (methods §7): always computed, never optional.
+"""The controls that stand beside a selection (methods §7).
 
 Matched ones give rows in the order of the selection's rows they stand for; fewer, as a shortfall, where too few are
 left outside. Equal seeds give equal rows. A `RipcurrentError` is raised where no usable row is left outside.

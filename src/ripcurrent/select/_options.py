@@ -22,6 +22,8 @@ class SelectOptions(Options):
     """Rows with a value of ``--by`` in a range: 0.1:0.3, one end open 0.1:, or quantiles 90%:100%."""
     format_draw: str | None = Field(default=None, json_schema_extra={"metavar": "FORMAT"})
     """Random rows of one format: list, bullet, numbered, maths or code."""
+    decisions: Path | None = Field(default=None, json_schema_extra={"metavar": "FILE"})
+    """Rows marked drop on the page or in ``view``; with ``--top`` or ``--bottom`` also its rows, less those to keep."""
     rows: int | None = Field(default=None, json_schema_extra={"metavar": "K"})
     """How many rows ``--format-draw`` takes; 100 when left out."""
     by: str | None = Field(default=None, json_schema_extra={"metavar": "COLUMN"})
@@ -30,6 +32,8 @@ class SelectOptions(Options):
     """Seed of the draws: a set of controls for each."""
     drop: bool = False
     """Also write the dataset without the selection."""
+    controls: bool = False
+    """Also write random rows, rows of the same lengths, formats and losses, and the other end of the ranking."""
     name: str | None = None
     """Name of the selection's files, when it is the only one."""
     out: Path | None = Field(default=None, json_schema_extra={"metavar": "FOLDER"})

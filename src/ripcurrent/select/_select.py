@@ -1,4 +1,4 @@
-"""Selections from a finished scan, each with its controls, written to the run folder."""
+"""Selections from a finished scan, with controls where they are asked for, written to the run folder."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,17 +9,20 @@ import numpy as np
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.scan import ScanRun
 from ripcurrent.select._controls import controls_for
+from ripcurrent.select._decisions import decided
 from ripcurrent.select._options import SelectOptions, parse_range
 from ripcurrent.select._rules import between, bottom, number_of_rows, of_format, top, union
 from ripcurrent.select._types import Selection, SelectionRecord
 from ripcurrent.select._write import summarise, write_selection
 
+ENDS = {"top": top, "bottom": bottom}
+
 
 def select(run: str | Path | ScanRun, options: SelectOptions | None = None, **changes: object) -> list[SelectionRecord]:
-    """Select rows of a scanned dataset and write them with their controls, in the dataset's own format.
+    """Select rows of a scanned dataset and write them in the dataset's own format.
 
-    Each selection comes before its controls: for each seed a random, a length-matched, a format-matched and, where
-    there are losses, a loss-matched draw, and the other end of the ranking. None holds a row of the selection. ``run``
+    With ``controls`` each selection comes before its own: for each seed a random, a length-matched, a format-matched
+    and, where there are losses, a loss-matched draw, and the other end of the ranking. None holds a row of it. ``run``
     is a finished scan or its folder; ``changes`` are single options by name, such as ``top=100`` or ``drop=True``.
 
     Raises:
@@ -35,7 +38,7 @@ def select(run: str | Path | ScanRun, options: SelectOptions | None = None, **ch
     every: list[Selection] = []
     for one in selections:
         seeds = chosen.seed if one.seed is None else (one.seed,)
-        every += [one, *controls_for(run, one, seeds)]
+        every += [one, *(controls_for(run, one, seeds) if chosen.controls else ())]
     dataset = run.dataset(chosen.data)
     return [
         write_selection(
@@ -43,7 +46,7 @@ def select(run: str | Path | ScanRun, options: SelectOptions | None = None, **ch
             dataset,
             run,
             one,
-            summarise(run, one, every),
+            summarise(run, one),
             drop=chosen.drop and one.control_of is None,
             own_folder=chosen.out is None,
         )
@@ -63,10 +66,13 @@ def _selections(run: ScanRun, options: SelectOptions) -> Iterator[Selection]:
             f"--rows {options.rows} is for --format-draw, which is not given.",
             f"The other rules take their number themselves, such as --top {options.rows}.",
         )
-    if options.top is not None:
-        yield top(run, _rows(run, options, "top"), options.by)
-    if options.bottom is not None:
-        yield bottom(run, _rows(run, options, "bottom"), options.by)
+    sizes = {rule: size for rule in ENDS if (size := getattr(options, rule)) is not None}
+    of_ends = [_as_typed(ENDS[rule](run, _rows(run, options, rule), options.by), size) for rule, size in sizes.items()]
+    if options.decisions is None:
+        yield from of_ends
+    else:
+        for one in of_ends or (None,):
+            yield decided(run, options.decisions, one)
     if options.union is not None:
         yield union(run, options.union)
     if options.between is not None:
@@ -84,6 +90,13 @@ def _rows(run: ScanRun, options: SelectOptions, rule: str) -> int:
         return number_of_rows(getattr(options, rule), usable)
     except ValueError as error:
         raise RipcurrentError(f"--{rule} {error}.", f"Write --{rule} 100 or --{rule} 20%.") from None
+
+
+def _as_typed(found: Selection, typed: int | str) -> Selection:
+    """A selection of a share is named by it: ``top-5pct``."""
+    share = str(typed).replace("%", "pct")
+    whole, name = len(found.indices) + found.shortfall, found.name
+    return replace(found, name=name.replace(f"-{whole}", f"-{share}", 1)) if "%" in str(typed) else found
 
 
 def _named(selections: list[Selection], options: SelectOptions) -> list[Selection]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Ranked = Literal["top", "bottom", "between", "union"]
+Ranked = Literal["top", "bottom", "between", "union", "decided"]
 Drawn = Literal["random", "format", "length-matched", "format-matched", "loss-matched"]
 Composed = Literal["all", "all-but", "mix"]
 Kind = Ranked | Drawn | Composed
@@ -65,18 +65,6 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class Overlap:
-    """What two selections share."""
-
-    name: str
-    """The other selection."""
-    count: int
-    """Rows in both."""
-    jaccard: float
-    """Rows in both over rows in either, 0 to 1."""
-
-
-@dataclass(frozen=True, slots=True)
 class Quartiles:
     """Mean and quartiles of a column."""
 
@@ -103,8 +91,6 @@ class SelectionSummary:
     score_quantiles: dict[float, float]
     """Probability to quantile of the selection's scores."""
     whole_score_quantiles: dict[float, float]
-    overlaps: tuple[Overlap, ...] = ()
-    """Rows shared with other selections."""
 
 
 @dataclass(frozen=True, slots=True)

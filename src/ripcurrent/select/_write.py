@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ripcurrent.data import Dataset
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.runs import plain_numbers, write_json
 from ripcurrent.scan import TRAIT_COLUMNS, FloatArray, ScanManifest, ScanRun
-from ripcurrent.select._types import Overlap, Quartiles, Selection, SelectionRecord, SelectionSummary
+from ripcurrent.select._types import Quartiles, Selection, SelectionRecord, SelectionSummary
 from ripcurrent.statistics import quantiles
 
 Record = dict[str, JsonValue]
@@ -22,8 +21,8 @@ _NOT_OF_SCORES = {"model", "adapter", "device", "memory", "token_budget", "shard
 """Options that do not decide a score but for rounding; model and adapter are in the fingerprint."""
 
 
-def summarise(run: ScanRun, selection: Selection, others: Iterable[Selection] = ()) -> SelectionSummary:
-    """Format shares, lengths and scores of a selection beside those of all usable rows, and its overlap with others."""
+def summarise(run: ScanRun, selection: Selection) -> SelectionSummary:
+    """Format shares, lengths and scores of a selection beside those of all usable rows."""
     chosen, whole = np.array(selection.indices, dtype=np.int64), np.flatnonzero(run.scored)
     column = selection.column or run.default_ranking
     values, lengths = run.scores(column), run.floats("response_tokens")
@@ -38,15 +37,7 @@ def summarise(run: ScanRun, selection: Selection, others: Iterable[Selection] = 
         score_column=column,
         score_quantiles=quantiles(values[chosen]),
         whole_score_quantiles=quantiles(values[whole]),
-        overlaps=tuple(overlap(selection, other) for other in others if other.name != selection.name),
     )
-
-
-def overlap(selection: Selection, other: Selection) -> Overlap:
-    """Rows that two selections share."""
-    mine, theirs = set(selection.indices), set(other.indices)
-    shared = len(mine & theirs)
-    return Overlap(name=other.name, count=shared, jaccard=shared / (len(mine | theirs) or 1))
 
 
 def write_selection(
