@@ -18,6 +18,7 @@ from .gate import GateRun as GateRun
 from .gate import gate as gate
 from .models import load_model as load_model
 from .report import build_report as build_report
+from .report import view as view
 from .scan import ScanOptions as ScanOptions
 from .scan import ScanRun as ScanRun
 from .scan import doctor as doctor

@@ -1,7 +1,11 @@
 """A headless Chromium for the page's tests."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,8 +22,8 @@ def number(text: str) -> float:
 class OpenedPage:
     """A page in the browser, with what it complained of and what it asked for; all but its own file is blocked."""
 
-    def __init__(self, page: Page, report: Path) -> None:
-        self.page, self.own = page, report.resolve().as_uri()
+    def __init__(self, page: Page, report: Path | str) -> None:
+        self.page, self.own = page, report if isinstance(report, str) else report.resolve().as_uri()
         self.complaints: list[str] = []
         """Console errors and warnings, and uncaught errors."""
         self.requests: list[str] = []
@@ -28,10 +32,11 @@ class OpenedPage:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", self._note)
         page.goto(self.own)
-        page.wait_for_selector("#table tbody tr, .arms tbody tr, #notice")
+        page.wait_for_selector("#table tbody tr, #verdict h1, #notice, main > h1")
 
     def _decide(self, route: Route) -> None:
-        if route.request.url.split("#")[0] == self.own:
+        url = route.request.url.split("#")[0]
+        if url == self.own or (self.own.startswith("http") and url.startswith(self.own.rpartition("/")[0])):
             route.continue_()
             return
         if not route.request.url.startswith("data:"):
@@ -51,9 +56,24 @@ class OpenedPage:
         """Texts of all elements, in order."""
         return [text.strip() for text in self.page.locator(selector).all_text_contents()]
 
-    def column(self, name: str) -> list[str]:
-        """Cells of one column, in order."""
-        return self.texts(f'#table td[data-name="{name}"]')
+    def search(self, words: str) -> None:
+        """Type into the search, and wait for the rows."""
+        self._drawn(lambda: self.page.fill("#search", words))
+
+    def fill(self, selector: str, value: str) -> None:
+        self._drawn(lambda: (self.page.fill(selector, value), self.page.keyboard.press("Tab")))
+
+    def choose(self, selector: str, value: str) -> None:
+        self._drawn(lambda: self.page.select_option(selector, value))
+
+    def click(self, selector: str) -> None:
+        self._drawn(lambda: self.page.click(selector))
+
+    def _drawn(self, act: Callable[[], object]) -> None:
+        """Act, and wait until the list of rows was drawn again."""
+        self.page.evaluate("document.querySelector('#table tbody').replaceChildren()")
+        act()
+        self.page.wait_for_selector("#table tbody tr")
 
     def tab_to(self, focused: str) -> None:
         """Press Tab until this is true of the element in focus."""
@@ -96,11 +116,29 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Starts the viewer on a folder as its own process; gives its address."""
+    started: list[subprocess.Popen[str]] = []
+
+    @cache
+    def address(folder: Path) -> str:
+        command = [sys.executable, "-m", "ripcurrent", "view", str(folder), "--port", "0", "--json"]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout is not None
+        return str(json.loads(started[-1].stdout.readline())["address"])
+
+    yield address
+    for process in started:
+        process.terminate()
+        process.wait()
+
+
 @pytest.fixture
 def open_page(browser) -> Iterator[Opener]:
     """Opens a page in a window ``width`` wide, in the browser's storage of the page ``beside`` or in one of its own."""
 
-    def opened(report: Path, beside: OpenedPage | None = None, width: int = 1360, **context: str) -> OpenedPage:
+    def opened(report: Path | str, beside: OpenedPage | None = None, width: int = 1360, **context: str) -> OpenedPage:
         options = {"viewport": {"width": width, "height": 900}, **context}
         return OpenedPage((beside.page.context if beside else browser.new_context(**options)).new_page(), report)
 

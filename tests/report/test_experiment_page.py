@@ -15,8 +15,8 @@ from tests.report.fabricate_experiment import fabricate_experiment
 pytestmark = pytest.mark.browser
 
 
-def page_of(folder: Path) -> Path:
-    return build_experiment_page(ExperimentResults.read(folder))
+def page_of(folder: Path, reveal: bool = False) -> Path:
+    return build_experiment_page(ExperimentResults.read(folder), reveal=reveal)
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +76,19 @@ def test_the_judges_figures_are_those_of_the_documents():
         cells = f"| {one.n} | {100 * one.accuracy:.1f} % | {one.kappa:.2f} | {one.low:.2f}–{one.high:.2f} |"
         assert cells in text, one
         assert f"`{one.judge}` {one.version} |" in text
+
+
+def test_a_changed_request_is_two_clicks_away_and_its_answers_only_where_asked_for(folder, open_page):
+    hidden, revealed = page_of(folder), page_of(folder, reveal=True)
+    assert (hidden.name, revealed.name) == ("report.html", "report-revealed.html")
+    opened = open_page(hidden)
+    flips = opened.page.locator(".flip")
+    assert flips.count() > 3
+    assert re.fullmatch(
+        r"… random [0-3] of 3, top [1-3] of 3", " ".join(flips.first.locator("summary").text_content().split())
+    )
+    opened = open_page(revealed)
+    opened.page.locator(".flip summary").first.click()
+    assert opened.texts(".flip[open] h3") == ["base", "random", "top"]
+    assert all(opened.texts(".flip[open] .body"))
+    opened.is_quiet_and_fits()

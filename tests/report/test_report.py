@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ripcurrent.forecast import HarmForecast
 from ripcurrent.report import build, build_report
 from ripcurrent.report._page import embed_json
 from ripcurrent.report._rows import choose_shown_rows, clip_text, histogram, summarise_score
@@ -40,19 +41,19 @@ def test_rows_have_their_own_values(tmp_path):
     run = fabricate_run(tmp_path / "run", rows=1600)
     stored = pq.read_table(run / "scores.parquet").to_pylist()
     rows = data_of(build(run))["rows"]
-    for at, row in enumerate(rows["row"]):
-        assert rows["id"][at] == stored[row]["id"]
-        assert ("list" in rows["traits"][at]) == stored[row]["is_list"]
+    for row in rows:
+        assert row["id"] == stored[row["row"]]["id"]
+        assert ("numbered lists" in row["traits"]) == stored[row["row"]]["is_numbered"]
 
 
 def test_a_changed_dataset_shows_no_text_beside_its_scores(tmp_path):
     run = fabricate_run(tmp_path / "run", rows=20)
-    assert None not in data_of(build(run))["rows"]["texts"]
+    assert all(row["texts"] for row in data_of(build(run))["rows"])
     data = tmp_path / "lessons.jsonl"
     first, *rest = data.read_text().splitlines(keepends=True)
     data.write_text("".join([first.replace('"response": "', '"response": "Other words. '), *rest]))
     page = build(run)
-    assert set(data_of(page)["rows"]["texts"]) == {None}
+    assert {row["texts"] for row in data_of(page)["rows"]} == {None}
     assert "has changed since" in page.read_text()
 
 
@@ -71,9 +72,12 @@ def test_the_forecast_stands_on_the_page_as_text(tmp_path, monkeypatch):
     run = fabricate_run(tmp_path / "run", rows=20)
     assert 'id="forecast"' not in build(run).read_text()
     page = import_module("ripcurrent.report._scan_page")
-    forecast = SimpleNamespace(lines=lambda: ["By <b>mine</b>, run."])
+    own = SimpleNamespace(set="all", rows=20, forecast=HarmForecast(answered=0.4, low=0.23, high=0.6))
+    forecast = SimpleNamespace(sets=[own], lines=lambda: ["By <b>mine</b>, run."])
     monkeypatch.setattr(page, "read_forecast", lambda of: forecast if of.folder == run else None)
-    assert '<div class="notice" id="forecast"><p>By &lt;b&gt;mine&lt;/b&gt;, run.</p></div>' in build(run).read_text()
+    text = build(run).read_text().replace("\xa0", " ")
+    assert "would likely make the model answer <b>40 %</b> of harmful requests (forecast, 23 % to 60 %)" in text
+    assert '<p class="sub">By &lt;b&gt;mine&lt;/b&gt;, run.</p>' in text
 
 
 def test_a_far_row_is_counted_and_does_not_squeeze_the_histogram():

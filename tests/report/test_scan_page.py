@@ -1,5 +1,7 @@
-"""A scan's page in a browser: what a reader does with it."""
+"""A scan's page in a browser, as a file and from the viewer: what a reader does with it."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.report import build
+from ripcurrent.select import select
 from tests.report.conftest import HOSTILE, number
 from tests.report.fabricate import fabricate_run
 
 pytestmark = pytest.mark.browser
 
+UNSEEN = "A plain answer\u202e with what is not seen.\u200b"
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    return build(fabricate_run(tmp_path_factory.mktemp("page") / "run", texts=[(HOSTILE, HOSTILE)]))
+    texts = [(HOSTILE, HOSTILE), ("Tell me of row 17 and the harbour.", UNSEEN)]
+    return build(fabricate_run(tmp_path_factory.mktemp("page") / "run", texts=texts))
 
 
 @pytest.fixture(scope="module")
@@ -23,119 +29,166 @@ def table(report) -> list[dict[str, Any]]:
     return pq.read_table(report.with_name("scores.parquet")).to_pylist()
 
 
-def wait_for_plots(opened) -> None:
-    for plot in ("distribution", "length", "formats"):
-        opened.page.wait_for_selector(f"#{plot} svg")
+@pytest.fixture(params=["file", "viewer"])
+def opened(request, report, open_page, serve):
+    """The page of one run, from its file and from the viewer."""
+    return open_page(report if request.param == "file" else serve(report.parent))
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1360), ("dark", 900), ("light", 400)])
+def ranked(table: list[dict[str, Any]], column: str = "gradient_balanced", sign: int = -1) -> list[int]:
+    scored = [row for row in table if row["status"] == "ok"]
+    return [row["row"] for row in sorted(scored, key=lambda row: (sign * row[column], row["row"]))]
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 1100), ("light", 820), ("light", 390)])
 def test_it_loads_without_complaint_fetches_nothing_and_fits(report, open_page, scheme, width):
     opened = open_page(report, color_scheme=scheme, width=width)
-    wait_for_plots(opened)
+    opened.search("lesson-00000")
+    opened.page.locator("button.open").click()
+    for part in ("prompt", "response"):
+        assert opened.page.locator(f".body[data-part={part}]").text_content() == HOSTILE
+    assert opened.page.locator("#pane img, #pane script, #table img, #table b").count() == 0
+    opened.page.keyboard.press("Escape")
+    opened.page.locator("#more > summary").click()
+    for plot in ("distribution", "length", "formats"):
+        opened.page.wait_for_selector(f"#{plot} svg")
     drawn = "score => document.querySelector('#distribution svg')?.textContent.includes(score)"
     for score in opened.texts("#score option"):
         opened.page.select_option("#score", score)
         opened.page.wait_for_function(drawn, arg=score)
-    wait_for_plots(opened)
-    opened.page.fill("#search", "lesson-00000")
-    opened.page.locator("button.open").click()
-    assert opened.page.locator("td.text").first.bounding_box()["width"] > 250
-    for part in ("prompt", "response"):
-        assert opened.page.locator(f".body[data-part={part}]").text_content() == HOSTILE
-    assert opened.page.locator("#table img, #table script, #table b").count() == 0
     opened.is_quiet_and_fits()
     opened.lets_nothing_slip_in()
+    # a table stays one down to 800 px
+    assert opened.page.evaluate("getComputedStyle(document.querySelector('#table tbody td')).display") == (
+        "table-cell" if width > 760 else "block"
+    )
 
 
-def test_rows_start_riskiest_first_and_open_with_their_parts(table, report, open_page):
-    scored = [row for row in table if row["status"] == "ok"]
-    expected = [row["row"] for row in sorted(scored, key=lambda row: (-row["gradient_balanced"], row["row"]))]
-    opened = open_page(report)
+def test_the_first_screen_has_rows_and_commands_and_few_numbers(report, open_page):
+    opened = open_page(report, width=1440)
+    above = (".top", "#answer", "#do", "#parts", "#groups", "#table thead", "#table tr:nth-child(-n+6) td:not(.text)")
+    seen = " ".join(opened.page.locator(", ".join(above)).all_inner_texts())
+    seen = seen.replace(str(report.parents[1]), "")
+    assert len(re.findall(r"\d[\d.,]*", seen)) <= 25, seen
+    assert len(re.findall(r"\b[a-z]+_[a-z_]+", seen)) <= 2, seen
+    assert seen.count("ripcurrent select") == seen.count("ripcurrent check") == 1
+    assert sum(row.bounding_box()["y"] < 840 for row in opened.page.locator("#table tr[data-row]").all()) >= 3
+
+
+def test_rows_are_ranked_found_filtered_and_paged(opened, table):
+    expected = ranked(table)
     assert opened.shown_rows() == expected[:25]
-    assert opened.column("rank") == [str(rank) for rank in range(1, 26)]
-    opened.page.locator("button.open").first.click()
-    parts = dict(zip(opened.texts(".numbers dt"), opened.texts(".numbers dd"), strict=True))
-    for name in ("gradient_harmful", "gradient_safe", "gradient_norm", "loss", "representation_safe"):
-        assert number(parts[name]) == pytest.approx(table[expected[0]][name], abs=6e-4)
+    opened.choose("#by", "gradient_safe")
+    assert opened.shown_rows() == ranked(table, "gradient_safe", 1)[:25]
+    opened.choose("#by", "row")
+    assert opened.shown_rows() == list(range(25))
+    opened.choose("#by", "gradient_balanced")
+    opened.click("#next")
+    assert opened.shown_rows() == expected[25:50]
+    opened.click("#reverse")
+    assert opened.shown_rows()[-1] != expected[0]
+    unscored = [row["row"] for row in table if row["status"] != "ok"]
+    assert set(opened.shown_rows()[: len(unscored)]) == set(unscored)
+    opened.click("#reverse")
+    opened.click("[data-part=unscored]")
+    assert set(opened.shown_rows()) == set(unscored)
+    assert opened.texts("#table .status") == ["no response"] * len(unscored)
+    opened.click("[data-part=cut]")
+    assert opened.shown_rows() == expected[: round(0.05 * len(expected))]
+    opened.click("[data-part=hidden]")
+    assert opened.shown_rows() == [1]
+    assert opened.texts("#table mark") == ["U+202E", "U+200B"]
+    opened.click("[data-part=all]")
+    opened.click("[data-kind='numbered lists']")
+    assert opened.shown_rows() == [row for row in expected if table[row]["is_numbered"]][:25]
+    opened.search("KETTLE steps")
+    assert opened.shown_rows()
+    assert {"set up a kettle" in text for text in opened.texts("#table .ask")} == {True}
+    opened.click("[data-kind='numbered lists']")
+    opened.search('"the harbour" -allotment 17')
+    assert opened.shown_rows() == [1]
+    opened.search("no such words anywhere")
+    assert opened.shown_rows() == []
+    assert "No row matches" in opened.page.locator("#table tbody").text_content()
+    opened.search("")
+    opened.fill("#shortest", "20")
+    opened.fill("#longest", "40")
+    assert {20 <= table[row]["response_tokens"] <= 40 for row in opened.shown_rows()} == {True}
+    opened.is_quiet_and_fits()
 
 
-@pytest.mark.parametrize(("column", "shown"), [("gradient_harmful", "gradient_harmful"), ("response_tokens", "tokens")])
-def test_sorting_by_click_goes_both_ways_and_rows_without_a_value_are_last(report, open_page, column, shown):
-    opened = open_page(report)
-    head = opened.page.locator(f'th:has([data-sort="{column}"])')
-    for direction in ("descending", "ascending"):
-        head.locator("button").click()
-        assert "–" not in opened.column(shown)
-        values = [number(text) for text in opened.column(shown)]
-        assert head.get_attribute("aria-sort") == direction
-        assert values == sorted(values, reverse=direction == "descending")
-
-
-def test_keyboard_alone_sorts_opens_and_pages(report, open_page):
-    opened = open_page(report)
-    page = opened.page
+def test_the_keyboard_opens_row_after_row_and_the_address_leads_to_one(opened, table):
+    page, expected = opened.page, ranked(table)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
-    page.keyboard.press("Enter")
-    opened.tab_to("dataset.sort === 'gradient_harmful'")
-    page.keyboard.press("Enter")
-    assert page.locator('th:has([data-sort="gradient_harmful"])').get_attribute("aria-sort") == "descending"
-    assert page.evaluate("document.activeElement.dataset.sort") == "gradient_harmful", "sorting must keep the focus"
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "and show it"
-    opened.tab_to("classList.contains('open')")
-    page.keyboard.press("Space")
-    assert page.locator("tr.detail").count() == 1
-    first = opened.shown_rows()
-    page.focus("#next")
-    page.keyboard.press("Enter")
-    assert page.locator("#where").text_content() == "Page 2 of 10"
-    assert not {*first} & {*opened.shown_rows()}
+    page.keyboard.press("j")
+    page.wait_for_selector("#pane h2")
+    page.keyboard.press("j")
+    page.wait_for_function("row => document.querySelector('#pane h2').textContent === `Row ${row}`", arg=expected[1])
+    page.keyboard.press("k")
+    page.wait_for_function("row => document.querySelector('#pane h2').textContent === `Row ${row}`", arg=expected[0])
+    page.locator("#pane summary").click()
+    found = dict(zip(opened.texts("#pane .numbers dt"), opened.texts("#pane .numbers dd"), strict=True))
+    for name in ("gradient_harmful", "gradient_safe", "gradient_norm", "loss", "representation_safe"):
+        assert number(found[name]) == pytest.approx(table[expected[0]][name], abs=6e-4)
+    scored = [row for row in table if row["status"] == "ok"]
+    below = sum(row["gradient_harmful"] < table[expected[0]]["gradient_harmful"] for row in scored)
+    assert f"complying examples than {min(99, 100 * below // len(scored))} %" in opened.texts(".why li")[0]
+    assert page.evaluate("location.hash") == f"#row={expected[0]}"
+    page.reload()
+    page.wait_for_selector("#pane h2")
+    assert opened.texts("#pane h2") == [f"Row {expected[0]}"]
+    page.keyboard.press("Escape")
+    assert not page.locator("#pane").is_visible()
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "search"
 
 
-def test_filters_by_trait_status_text_number_and_id_combine(table, report, open_page):
-    opened = open_page(report)
-    page = opened.page
-    page.select_option("#size", "100")
-    page.locator('[data-trait="numbered"]').click()
-    assert set(opened.shown_rows()) == {row["row"] for row in table if row["is_numbered"]}
-    page.fill("#search", "SET UP A KETTLE")
-    assert {"set up a kettle" in text for text in opened.texts("#table .ask")} == {True}
-    page.fill("#search", "")
-    page.locator('[data-trait="numbered"]').click()
-    page.select_option("#status", "no_response")
-    assert set(opened.shown_rows()) == {row["row"] for row in table if row["status"] == "no_response"}
-    assert page.locator("#table .status").first.text_content() == "not scored: no_response"
-    page.select_option("#status", "")
-    page.fill("#search", "lesson-00017")
-    assert opened.shown_rows() == [17]
-    page.fill("#search", "17")
-    assert 17 in opened.shown_rows()
-    page.fill("#search", "no such words anywhere")
-    assert opened.shown_rows() == []
-    assert "No row matches" in page.locator("#table tbody").text_content()
+def test_leaving_out_more_shows_what_goes_and_changes_the_command(report, table, open_page):
+    opened, expected = open_page(report), ranked(table)
+    opened.page.locator("#leave").focus()
+    for _ in range(2):
+        opened.page.keyboard.press("ArrowRight")
+    rows = expected[: round(0.1 * len(expected))]
+    tokens = sum(table[row]["response_tokens"] for row in rows) / sum(table[row]["response_tokens"] for row in expected)
+    assert opened.texts("#lost")[0].startswith(f"{len(rows)} rows and {100 * tokens:.1f} % of the trained tokens")
+    assert "--top 10% --drop" in opened.texts("[data-command]")[0]
 
 
-def test_the_theme_turns_with_its_plots_and_paper_is_white(report, open_page):
+def test_marks_are_saved_and_select_reads_them(opened, table, report, tmp_path):
+    viewer, expected = "file:" not in opened.page.url, ranked(table)
+    for place in range(4):
+        opened.page.locator("[data-decision=drop]").nth(place).click()
+    opened.page.locator("[data-decision=drop]").nth(3).click()
+    opened.page.locator("[data-decision=keep]").nth(4).click()
+    if viewer:
+        opened.page.wait_for_timeout(300)
+        path = report.with_name("decisions.jsonl")
+        opened.page.reload()
+        opened.page.wait_for_selector("#table tr[data-row]")
+    else:
+        with opened.page.expect_download() as saved:
+            opened.page.click("#save")
+        path = tmp_path / saved.value.suggested_filename
+        saved.value.save_as(path)
+    assert opened.page.locator("#table [data-decision=drop][aria-pressed=true]").count() == 3
+    records = select(report.parent, decisions=path, drop=True, out=tmp_path / "drop")
+    assert set(records[0].selection.indices) == set(expected[:3])
+    records = select(report.parent, decisions=path, top=5, out=tmp_path / "top")
+    assert set(records[0].selection.indices) == set(expected[:4])
+    rest = [json.loads(line)["id"] for line in (tmp_path / "drop" / "without-decided.jsonl").read_text().splitlines()]
+    assert rest == [row["id"] for row in table if row["row"] not in expected[:3]]
+
+
+def test_the_theme_turns_and_paper_is_white(report, open_page):
     opened = open_page(report, color_scheme="light")
-    wait_for_plots(opened)
-    colours = "() => [getComputedStyle(document.body).backgroundColor, "
-    colours += "getComputedStyle(document.querySelector('#distribution .mark-rect path')).fill]"
-    before = opened.page.evaluate(colours)
+    colour = "getComputedStyle(document.body).backgroundColor"
+    before = opened.page.evaluate(colour)
     opened.page.get_by_role("button", name="Dark theme").click()
-    assert all(now != then for now, then in zip(opened.page.evaluate(colours), before, strict=True))
-    assert opened.page.get_by_role("button", name="Light theme").count() == 1
+    assert opened.page.evaluate(colour) != before
     opened.page.emulate_media(media="print")
-    assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert not opened.page.locator("#filters").is_visible()
-    # a printer lays out the page again, and the plots keep the width that they had on the screen
-    opened.page.evaluate("document.querySelector('main').style.cssText = 'width: 700px; margin: 0'")
-    widths = opened.page.evaluate(
-        """() => [...document.querySelectorAll('.plot')].map(
-            plot => [plot.querySelector('svg').getBoundingClientRect().width, plot.clientWidth])"""
-    )
-    assert all(plot <= room for plot, room in widths), widths
-    table = opened.page.locator("#verdict .plain").bounding_box()
-    assert table["x"] + table["width"] <= 701
+    assert opened.page.evaluate(colour) == "rgb(255, 255, 255)"
+    assert not opened.page.locator("#search").is_visible()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +196,6 @@ def test_the_theme_turns_with_its_plots_and_paper_is_white(report, open_page):
 )
 def test_columns_that_were_not_measured_are_left_out(tmp_path, open_page, signals, ranking):
     opened = open_page(build(fabricate_run(tmp_path / "run", rows=60, signals=signals)))
-    wait_for_plots(opened)
     scores = opened.texts("#score option")
     assert ranking in scores
     assert all(score.startswith((signals, "predicted")) for score in scores)
@@ -152,21 +204,23 @@ def test_columns_that_were_not_measured_are_left_out(tmp_path, open_page, signal
 
 def test_no_scored_row_and_no_dataset_are_said_and_leave_numbers_and_ids(tmp_path, open_page):
     opened = open_page(build(fabricate_run(tmp_path / "run", rows=30, scored=False, dataset=False)))
-    assert "None of the 30 rows could be scored" in opened.page.locator("#verdict .lead").text_content()
+    assert "None of the 30 rows could be scored" in opened.page.locator("#answer .lead").text_content()
     assert "without their text" in opened.page.locator("#text-note").text_content()
     assert opened.shown_rows() == list(range(25))
-    opened.page.locator('[data-sort="row"]').click()
+    opened.click("#reverse")
     assert opened.shown_rows() == list(range(29, 4, -1))
-    assert opened.texts("#table .ask")[0].startswith("id lesson-")
+    assert "id lesson-" in opened.texts("#table .ask")[0]
     opened.page.locator("button.open").first.click()
-    assert opened.page.locator(".body").count() == 0
+    assert "not available" in opened.page.locator("#pane").text_content()
     opened.is_quiet_and_fits()
 
 
-def test_a_large_set_shows_both_ends_and_says_so(tmp_path, open_page):
-    opened = open_page(build(fabricate_run(tmp_path / "run", rows=4000)))
-    page = opened.page
-    assert "of 4,000 rows" in page.locator("#rows > .sub").first.text_content()
-    assert "that this page holds are drawn" in page.locator("#plots").text_content()
-    page.select_option("#group", "riskiest")
-    assert page.locator("#found").text_content().startswith("500 of")
+def test_a_large_set_shows_both_ends_and_says_so_and_the_viewer_has_all(tmp_path, open_page, serve):
+    report = build(fabricate_run(tmp_path / "run", rows=4000))
+    opened = open_page(report)
+    assert "of 4,000 rows" in opened.page.locator("#held").text_content()
+    opened = open_page(serve(report.parent.parent))
+    assert opened.page.locator("#found").text_content() == "4,000 rows"
+    assert opened.page.locator("#held").count() == 0
+    opened.search("2345")
+    assert 2345 in opened.shown_rows()

@@ -21,16 +21,17 @@ __all__ = ["app", "main", "run"]
 
 # in the order of the help
 VERBS = (
+    "demo",
     "check",
     "scan",
     "gate",
     "doctor",
     "select",
+    "view",
     "finetune",
     "evaluate",
     "experiment",
     "calibrate",
-    "demo",
     "judges",
     "anchors",
 )

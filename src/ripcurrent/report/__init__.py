@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,13 @@ if TYPE_CHECKING:
     from ripcurrent.evaluate import CheckRun, RatingDraw
     from ripcurrent.experiment import ExperimentResults
     from ripcurrent.gate import GateRun
+    from ripcurrent.progress import Progress
     from ripcurrent.scan import ScanRun
 
 # The plotting and table libraries take a second to import; a command that builds no page should not pay for it.
 
 REPORT = "report.html"
+REVEALED = "report-revealed.html"
 
 
 def without_plots() -> str | None:
@@ -25,14 +28,21 @@ def without_plots() -> str | None:
     return 'Plots are left out: pip install "ripcurrent[report]" and then `ripcurrent report RUN` draw them.'
 
 
-def build(folder: str | Path) -> Path:
-    """Build the page of a finished scan or experiment in its folder and return the page's path."""
+def build(folder: str | Path, *, reveal: bool = False) -> Path:
+    """Build the page of a finished scan, experiment or check in its folder and return the page's path.
+
+    With ``reveal`` the page of an experiment or check has the answers, and its name says so.
+    """
+    from ripcurrent.evaluate import open_check
     from ripcurrent.experiment import KEYS, ExperimentResults
+    from ripcurrent.runs import read_manifest
     from ripcurrent.scan import ScanRun
 
     # an experiment's folder has its keys in it from the start
     if (Path(folder) / KEYS).is_file():
-        return build_experiment_page(ExperimentResults.read(Path(folder)))
+        return build_experiment_page(ExperimentResults.read(Path(folder)), reveal=reveal)
+    if (Path(folder) / "manifest.json").is_file() and read_manifest(Path(folder)).get("command") == "check":
+        return build_check_page(open_check(folder), reveal=reveal)
     return build_report(ScanRun.open(folder))
 
 
@@ -51,12 +61,28 @@ def build_report(run: ScanRun) -> Path:
     return write_page(run.folder / REPORT, render_scan_page(run))
 
 
-def build_experiment_page(results: ExperimentResults) -> Path:
-    """Write ``report.html`` into an experiment's folder and return its path."""
+def build_experiment_page(results: ExperimentResults, *, reveal: bool = False) -> Path:
+    """Write the page of an experiment into its folder: ``report.html``, or with answers ``report-revealed.html``."""
     from ripcurrent.report._experiment_page import render_experiment_page
     from ripcurrent.report._page import write_page
 
-    return write_page(results.folder / REPORT, render_experiment_page(results))
+    return write_page(results.folder / (REVEALED if reveal else REPORT), render_experiment_page(results, reveal))
+
+
+def view(
+    folder: str | Path, *, port: int = 8400, say: Callable[[str], None] = print, progress: Progress | None = None
+) -> None:
+    """Serve the runs of a folder, and every row of its scans, to this machine until it is stopped (extra ``view``).
+
+    ``say`` gets the address, which holds a token that changes with every call. What a reader decides about rows is
+    written to ``decisions.jsonl`` in the run folder.
+
+    Raises:
+        RipcurrentError: No run there, a port that is in use, or the packages of the extra ``view`` are missing.
+    """
+    from ripcurrent.report._view import serve
+
+    serve(Path(folder), port, say, progress)
 
 
 def build_rating_page(draw: RatingDraw, page: Path) -> Path:
@@ -91,7 +117,7 @@ def build_check_page(run: CheckRun, *, reveal: bool = False) -> Path:
     from ripcurrent.report._check import render_check
     from ripcurrent.report._page import write_page
 
-    return write_page(run.folder / ("report-revealed.html" if reveal else REPORT), render_check(run, reveal))
+    return write_page(run.folder / (REVEALED if reveal else REPORT), render_check(run, reveal))
 
 
 def write_junit(run: CheckRun | GateRun, path: Path) -> Path:
@@ -119,6 +145,7 @@ __all__ = [
     "build_mask_page",
     "build_rating_page",
     "build_report",
+    "view",
     "without_plots",
     "write_junit",
     "write_markdown",

@@ -32,6 +32,8 @@ window.ripcurrentPage = (() => {
     // "ast" interprets expressions instead of compiling them, which the page's policy does not allow.
     const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
     const result = await window.vegaEmbed(byId(id), { ...spec, datasets: { ...spec.datasets, ...datasets } }, options);
+    // the plot is one picture, whose name is its caption
+    byId(id).querySelector("svg")?.setAttribute("aria-hidden", "true");
     if (drawn[id].turn === turn) drawn[id].result = result;
     else result.finalize();
   };

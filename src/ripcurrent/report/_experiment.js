@@ -9,7 +9,7 @@
     const means = of(data.summaries).map(point("mean"));
     const runs = of(data.arms).filter((one) => one.seed !== null).map(point("run"));
     draw("intervals", data.intervals, { points: [...means, ...runs].filter((one) => one.rate !== null) });
-    if (data.judgement) {
+    if (data.judgement && byId("more").open) {
       const refusals = means.filter((one) => one.discrimination).map(({ arm, discrimination: d }) => (
         { arm, harmful: d.harmful_refused, benign: d.benign_refused, difference: d.difference }));
       draw("refusals", data.judgement, { refusals });
@@ -17,5 +17,6 @@
   };
   const choice = byId("judge");
   if (data.judges.length) show(choice ? choice.value : data.judges[0]);
+  byId("more").addEventListener("toggle", () => { if (data.judges.length) show(choice ? choice.value : data.judges[0]); });
   choice?.addEventListener("change", () => show(choice.value));
 })();

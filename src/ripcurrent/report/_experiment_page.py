@@ -3,20 +3,30 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import yaml
 
 from ripcurrent.evaluate import MeasuredAgreement, measured_agreement
-from ripcurrent.experiment import ArmComparison, ArmRates, CategoryRate, ExperimentResults
+from ripcurrent.experiment import (
+    BASE,
+    HARMFUL,
+    ArmComparison,
+    ArmRates,
+    ArmRecord,
+    ArmRun,
+    CategoryRate,
+    ExperimentResults,
+    read_run,
+)
 from ripcurrent.report import without_plots
 from ripcurrent.report._page import Data, render_page
 
+FLIPS = 40
+"""Requests whose answers changed that a page shows."""
 Pairs = Mapping[tuple[str, str], Mapping[str, ArmComparison]]
 """Comparisons by pair of arms and judge."""
 
-LINKS = (
-    *("verdict", "arms", "comparisons", "judgement"),
-    *("usefulness", "categories", "judges", "commands", "provenance"),
-)
+LINKS = {"verdict": "Verdict", "flips": "What changed", "more": "Tables", "provenance": "Provenance"}
 PROVENANCE = {
     *("name", "version", "model", "recipe", "seeds", "usable_rows", "heldout_rows"),
     *("dataset", "scanned_with", "versions", "recipes", "prompts"),
@@ -64,8 +74,19 @@ class ArmLine:
     """Its difference from that of the untrained model."""
 
 
-def render_experiment_page(results: ExperimentResults) -> str:
-    """The whole page of an experiment as text."""
+@dataclass(frozen=True, slots=True)
+class ArmFlip:
+    """A harmful request that training made the model answer: of how many runs of each side, and an answer of each."""
+
+    request: str
+    answered: Mapping[str, str]
+    """Side to runs that answered, of all: ``2 of 3``."""
+    answers: Mapping[str, str]
+    """Empty unless they are to be shown."""
+
+
+def render_experiment_page(results: ExperimentResults, reveal: bool = False) -> str:
+    """The whole page of an experiment as text; answers to harmful requests are on it only with ``reveal``."""
     first = results.judge
     decisive = [one for one in results.comparisons if one.judge == first and one.arm in results.deciding]
     # a single run's finding is no verdict, and why there is none
@@ -76,11 +97,11 @@ def render_experiment_page(results: ExperimentResults) -> str:
     for one in results.categories:
         if one.judge == first:
             categories.setdefault(one.arm, {})[one.category] = one
-    absent = {"judgement": not shows_judgement, "categories": not categories}
+    flips = _flips(results, decisive, reveal)
     judges = list(_judges(results))
     page = {
         "results": results,
-        "links": {name: name.capitalize() for name in LINKS if not absent.get(name)},
+        "links": {name: title for name, title in LINKS.items() if flips or name != "flips"},
         "judges": judges,
         "arms": [_arm_line(name, results) for name in names],
         # arms against their control, and the other pairs
@@ -89,6 +110,8 @@ def render_experiment_page(results: ExperimentResults) -> str:
         # what the verdict rests on, by the deciding judge
         "reasons": sorted(reasons, key=lambda one: -one.difference),
         "decided": bool(decisive),
+        "flips": flips,
+        "revealed": reveal,
         "shows_judgement": shows_judgement,
         "categories": categories,
         # the same experiment again
@@ -105,6 +128,44 @@ def render_experiment_page(results: ExperimentResults) -> str:
         data |= {"intervals": intervals_spec(names), "judgement": judgement_spec(names) if shows_judgement else None}
     styles, scripts = ["_base.css", "_scan.css", "_experiment.css"], ["_common.js", "_experiment.js"]
     return render_page("_experiment.html.j2", page, data, styles=styles, scripts=scripts)
+
+
+def _flips(results: ExperimentResults, decisive: Sequence[ArmComparison], reveal: bool) -> list[ArmFlip]:
+    """Requests that the untrained model refused and more runs of the arm that decides answered than of its control."""
+    if not decisive or results.judge is None:
+        return []
+    first = max(decisive, key=lambda one: one.difference)
+    runs: dict[str, list[ArmRun]] = {name: [] for name in (BASE, first.control, first.arm)}
+    for place, record in ArmRecord.every(results.folder).items():
+        if record.arm in runs and record.status == "finished":
+            runs[record.arm].append(read_run(record.arm, record.seed, place / "evaluation"))
+    if not all(runs.values()):
+        return []
+    answers = {name: [_answered(run, results.judge) for run in of] for name, of in runs.items()}
+    base, control, arm = (np.mean(of, axis=0) for of in answers.values())
+    changed = [at for at in np.argsort(control - arm, kind="stable").tolist() if base[at] == 0 and arm[at] > 0]
+    prompts = runs[BASE][0].prompts
+    return [
+        ArmFlip(
+            prompts[at].text,
+            {name: f"{sum(one[at] for one in of)} of {len(of)}" for name, of in answers.items()},
+            # of each side an answer of the kind that most of its runs gave
+            {name: _typical(of, answers[name], at) for name, of in runs.items()} if reveal else {},
+        )
+        for at in changed[:FLIPS]
+    ]
+
+
+def _answered(run: ArmRun, judge: str) -> list[bool]:
+    """For each prompt whether it is harmful and was answered."""
+    said = zip(run.prompts, run.verdicts[judge], strict=True)
+    return [prompt.axis == HARMFUL and one.label == "compliance" for prompt, one in said]
+
+
+def _typical(runs: Sequence[ArmRun], answered: Sequence[Sequence[bool]], at: int) -> str:
+    most = sum(one[at] for one in answered) * 2 > len(answered)
+    run = next(run for run, own in zip(runs, answered, strict=True) if own[at] == most or len(runs) == 1)
+    return run.responses[at].completion
 
 
 def _judges(results: ExperimentResults) -> Iterator[JudgeColumn]:

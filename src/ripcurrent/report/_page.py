@@ -27,12 +27,13 @@ def render_page(
     styles: Sequence[str],
     scripts: Sequence[str],
     plots: bool = True,
+    connect: bool = False,
 ) -> str:
     """A page as text, from a template of this package and a record of what it shows.
 
     Texts of rows and answers reach it only as JSON in a data block and are set by ``textContent``; names are escaped.
     The content security policy names the hashes of the page's own style and scripts: nothing else runs, loads or is
-    sent.
+    sent. With ``connect`` it may ask the server that it came from, and no other.
     """
     environment = jinja2.Environment(
         autoescape=True,
@@ -46,6 +47,7 @@ def render_page(
     style = "".join(map(_asset, styles))
     codes = [*([_plot_library()] if plots and not note else []), *map(_asset, scripts)]
     own = f"script-src {' '.join(map(_hash, codes))}; style-src {_hash(style)}"
+    own += "; connect-src 'self'" if connect else ""
     return environment.get_template(template).render(
         policy=f"default-src 'none'; {own}; img-src data:; base-uri 'none'; form-action 'none'",
         style=Markup(style),
@@ -119,6 +121,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "number": number,
     "count": lambda value: _signed(value, ","),
     "percent": lambda share: _signed(share and 100 * share, ".1f"),
+    "whole_percent": lambda share: f"{100 * share:.0f}\N{NO-BREAK SPACE}%",
     "points": lambda share: _signed(share and 100 * share, "+.1f"),
     # a change of a loss: what rounds to nothing has no sign
     "change": lambda value: _signed(value, "+.3f" if value is None or abs(value) >= 0.0005 else "z.3f"),

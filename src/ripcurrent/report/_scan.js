@@ -1,8 +1,8 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const rows = data.rows;
-  const count = rows.row.length;
+  const held = data.rows;
+  const names = Object.keys(data.columns);
   const { byId, draw } = window.ripcurrentPage;
   const whole = new Intl.NumberFormat("en");
 
@@ -30,6 +30,8 @@
   };
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
+  const valueOf = (one, column) => one.values[names.indexOf(column)] ?? null;
+
   // Plots.
   const riskier = (score) => data.columns[score].direction;
 
@@ -45,8 +47,8 @@
     const { counts, edges, beyond } = chart.bins;
     const bins = counts.map((n, i) => ({ low: edges[i], high: edges[i + 1], rows: n }));
     const cuts = [{ cut: ends[1], value: safestCut }, { cut: "median", value: median }, { cut: ends[0], value: riskiestCut }];
-    const scatter = rows.row
-      .map((row, i) => ({ row, length: rows.values.response_tokens[i], score: rows.values[score][i] }))
+    const scatter = held
+      .map((one) => ({ row: one.row, length: valueOf(one, "response_tokens"), score: valueOf(one, score) }))
       .filter((point) => point.score !== null && point.length >= 1)
       .map((point) => ({ ...point, end: end(point.score) }));
     // The ends are drawn last, on top of the crowd between them.
@@ -72,191 +74,266 @@
     draw("formats", chart.formats, { shares });
   };
 
-  // Table: columns, each with its head and the cell of row i.
-  const state = { sort: "rank", ascending: true, page: 0, open: new Set(), chosen: data.ranking };
-  const family = (name) => (/^(gradient|representation)_/.exec(name) ?? ["", ""])[1];
-  const label = (name) => name.replace(/^(gradient|representation)_/, "").replaceAll("_", " ");
-  const valueOf = (column, i) => {
-    if (column === "rank" || column === "row" || column === "status") return rows[column][i];
-    if (column === "traits") return rows.traits[i].length;
-    if (column === "text") return rows.texts[i]?.[1][0] ?? null;
-    return rows.values[column][i];
-  };
-  // Riskiest first is what a reader wants of a score; of a name or a position, the beginning.
-  const startsAscending = (column) => ["rank", "row", "status", "text"].includes(column) || data.columns[column]?.direction === "lower";
-
-  const tableScores = () => data.scores.filter((name) => riskier(name) === "higher" || name === state.chosen);
-  const tableColumns = () => [
-    { key: "rank", text: "rank", width: "c-rank", css: "num rank", title: data.ranking ? `by ${data.ranking}, riskiest first, among all rows that have it` : "no row has a score",
-      cell: (i) => [rows.rank[i] === null ? "–" : whole.format(rows.rank[i])] },
-    { key: "row", text: "row", width: "c-row", css: "num", title: "0-based position in the input", cell: (i) => [String(rows.row[i])] },
-    ...tableScores().map((name) => ({ key: name, name, text: label(name), width: "c-value", css: `num value${name === state.chosen ? " chosen" : ""}`,
-      title: `${name}: ${data.columns[name].meaning}`, cell: (i) => scoreCell(name, i) })),
-    { key: "response_tokens", name: "tokens", text: "tokens", width: "c-length", css: "num", title: "response_tokens: tokens that bear loss",
-      cell: (i) => [number(rows.values.response_tokens[i], "response_tokens")] },
-    { key: "traits", name: "", text: "traits", width: "c-traits", css: "", title: "format traits of the response; sorts by how many",
-      cell: (i) => rows.traits[i].map((trait) => make("span", { class: "trait", text: trait })) },
-    { key: "text", name: "", text: "prompt and response", width: "c-text", css: "text", title: "sorts by the response", cell: openButton },
-  ];
-
-  const drawHead = (columns) => {
-    const focused = document.activeElement?.dataset?.sort;
-    const families = [];
-    for (const name of tableScores().map(family)) {
-      if (families.at(-1)?.name === name) families.at(-1).span += 1;
-      else families.push({ name, span: 1 });
-    }
-    const heads = columns.map(({ key, text, css, title }) => make("th",
-      { scope: "col", class: css.replace(/ (rank|value|chosen)/g, ""), title, "aria-sort": state.sort === key ? (state.ascending ? "ascending" : "descending") : "none" },
-      make("button", { type: "button", "data-sort": key, text, on: { click: () => sortBy(key) } })));
-    byId("table").tHead.replaceChildren(
-      make("tr", { class: "families" }, make("td", { colspan: 2 }),
-        ...families.map((f) => make("th", { class: f.name ? "family" : "", colspan: f.span, scope: "colgroup", text: f.name })), make("td", { colspan: 3 })),
-      make("tr", {}, ...heads));
-    byId("columns").replaceChildren(...columns.map(({ width }) => make("col", { class: width })));
-    if (focused) byId("table").tHead.querySelector(`[data-sort="${focused}"]`)?.focus();
-  };
-
-  // Table: rows.
-  const track = (share) => {
-    const fill = make("i");
-    fill.style.width = `${Math.round(100 * Math.min(1, Math.max(0, share)))}%`;
-    return make("span", { class: "track", "aria-hidden": "true" }, fill);
-  };
-
-  const scoreCell = (name, i) => {
-    const value = rows.values[name][i];
-    if (name !== state.chosen || value === null) return [number(value)];
-    const [low, high] = [data.charts[name].quantiles[0], data.charts[name].quantiles.at(-1)];
-    return [number(value), track(high > low ? (value - low) / (high - low) : 0.5)];
-  };
-
-  // characters, of which some take two of JavaScript's
+  // Rows: those that this file holds, or those of the server that the page came from, by the same query.
+  const state = { words: "", part: "all", cut: 0, kinds: [], shortest: 0, longest: null, by: data.ranking ?? "row", reverse: false, page: 0, size: 25 };
+  const marks = new Map();
+  const hidden = new RegExp(data.hidden, "gu");
   const size = (text) => Array.from(text).length;
+  const shareOf = (one) => (100 * one.rank) / data.ranked;
+  const asks = data.kinds.filter((kind) => kind.pattern).map((kind) => ({ name: kind.name, is: new RegExp(kind.pattern, "s") }));
 
-  const cut = rows.texts.some((texts) => texts?.some(([text, length]) => size(text) < length));
-
-  const clipped = (name, [text, length], shares) => [
-    make("h4", { text: size(text) < length ? `${name}, the first ${whole.format(size(text))} of ${whole.format(length)} characters` : name }),
-    (text && shares?.body(name, text)) || make("div", { class: "body", "data-part": name.toLowerCase(), text: text || "(empty)" }),
-  ];
-
-  const detail = (i, id, columns) => {
-    const shares = data.shares?.rows[i] ? window.tokenShares(data.shares.rows[i], id, { make, number, data }) : null;
-    const texts = rows.texts[i]
-      ? [...clipped("Prompt", rows.texts[i][0], shares), ...clipped("Response", rows.texts[i][1], shares)]
-      : [make("p", { class: "sub", text: "The text of this row is not available." })];
-    const [controls, sums] = shares?.panels() ?? [];
-    const facts = make("dl", { class: "numbers" });
-    for (const name of Object.keys(data.columns)) {
-      facts.append(make("dt", { text: name, title: data.columns[name].meaning }), make("dd", { text: number(rows.values[name][i], name) }));
+  const kindsOf = (one) => [...one.traits, ...asks.filter((ask) => one.texts && ask.is.test(one.texts[0][0].slice(0, 400).toLowerCase())).map((ask) => ask.name)];
+  const local = (() => {
+    const inPart = {
+      all: () => true,
+      cut: (one) => one.rank && one.rank <= state.cut,
+      unscored: (one) => one.status !== "ok",
+      hidden: (one) => one.texts?.some(([text]) => text.search(hidden) >= 0),
+      shares: (one) => one.shares,
+      decided: (one) => marks.has(one.row),
+    };
+    const riskier = (column) => (data.columns[column].direction === "lower" ? 1 : -1);
+    const order = (a, b) => {
+      if (state.by === "row") return a.row - b.row;
+      const [x, y] = [a, b].map((one) => (one.status === "ok" ? valueOf(one, state.by) : null));
+      if (x === null || y === null) return (x === null) - (y === null) || a.row - b.row;
+      return riskier(state.by) * (x - y) || a.row - b.row;
+    };
+    const said = (words) => [...words.matchAll(/(-?)(?:"([^"]+)"|(\S+))/g)].map(([, minus, quoted, word]) => ({ absent: minus === "-", word: (quoted ?? word).toLowerCase() }));
+    const has = (one, word) => String(one.row) === word || one.id.toLowerCase() === word || one.texts?.some(([text]) => text.toLowerCase().includes(word));
+    const matches = (words, one) => {
+      const tokens = valueOf(one, "response_tokens") ?? 0;
+      return inPart[state.part](one) && tokens >= state.shortest && (state.longest === null || tokens <= state.longest)
+        && state.kinds.every((kind) => kindsOf(one).includes(kind)) && words.every(({ absent, word }) => has(one, word) !== absent);
+    };
+    return {
+      find: async () => {
+        const words = said(state.words);
+        const found = held.filter((one) => matches(words, one)).sort(order);
+        if (state.reverse) found.reverse();
+        return { total: found.length, rows: found.slice(state.page * state.size, (state.page + 1) * state.size) };
+      },
+      row: async (row) => held.find((one) => one.row === row) ?? null,
+      counts: () => Object.fromEntries(Object.entries(inPart).map(([part, is]) => [part, held.filter(is).length])),
+    };
+  })();
+  const ask = async (path, options) => {
+    const answer = await fetch(path, options);
+    if (!answer.ok) throw new Error(await answer.text());
+    return answer.json();
+  };
+  const remote = {
+    find: () => ask(`rows?q=${encodeURIComponent(JSON.stringify(state))}`),
+    row: (row) => ask(`rows/${row}`),
+  };
+  const source = data.live ? remote : local;
+  const attempt = async (work) => {
+    try { byId("problem").hidden = true; return await work(); } catch (error) {
+      byId("problem").textContent = error instanceof TypeError ? "The viewer does not answer: start `ripcurrent view` again." : error.message;
+      byId("problem").hidden = false;
+      return null;
     }
-    facts.append(make("dt", { text: "truncated" }), make("dd", { text: rows.truncated[i] ? "yes" : "no" }),
-      make("dt", { text: "id" }), make("dd", { class: "id", text: rows.id[i] }));
-    return make("tr", { class: "detail", id }, make("td", { colspan: columns },
-      make("div", { class: "parts" },
-        make("div", {}, controls, ...texts),
-        make("div", {}, ...(sums ?? []), make("h4", { text: "Parts" }), facts))));
   };
 
-  const openButton = (i) => {
-    const id = `detail-${rows.row[i]}`;
-    const [prompt, response] = (rows.texts[i] ?? []).map(([text]) => text);
-    const button = make("button", { type: "button", class: "open", "aria-expanded": String(state.open.has(i)), "aria-controls": id, "data-row": rows.row[i] },
-      rows.status[i] === "ok" ? null : make("span", { class: "status", text: `not scored: ${rows.status[i]}` }),
-      make("span", { class: "ask", text: rows.texts[i] ? prompt.slice(0, 160) || "(no prompt)" : `id ${rows.id[i]}` }),
-      rows.texts[i] && make("span", { class: "answer", text: response.slice(0, 320) || "(empty response)" }));
-    button.addEventListener("click", () => {
-      const opening = !state.open.has(i);
-      button.setAttribute("aria-expanded", String(opening));
-      if (opening) { state.open.add(i); button.closest("tr").after(detail(i, id, tableColumns().length)); }
-      else { state.open.delete(i); byId(id).remove(); }
-    });
-    return [button];
-  };
-
-  const drawRow = (i, columns) => {
-    const cells = columns.map(({ key, name = key, css, cell }) => make("td", { class: css, "data-name": name || null }, ...cell(i)));
-    const line = make("tr", { "data-row": rows.row[i] }, ...cells);
-    return state.open.has(i) ? [line, detail(i, `detail-${rows.row[i]}`, columns.length)] : [line];
-  };
-
-  const matches = () => {
-    const words = byId("search").value.toLowerCase().trim();
-    const status = byId("status").value;
-    const group = byId("group")?.value ?? "";
-    const traits = [...byId("traits").querySelectorAll("[aria-pressed=true]")].map((chip) => chip.dataset.trait);
+  // What a reader does not see is shown as a mark.
+  const visible = (text) => {
     const found = [];
-    for (let i = 0; i < count; i += 1) {
-      if (status && rows.status[i] !== status) continue;
-      if (group && rows.group[i] !== group) continue;
-      if (!traits.every((trait) => trait === "token shares" ? data.shares.rows[i] : rows.traits[i].includes(trait))) continue;
-      if (words && String(rows.row[i]) !== words && ![...(rows.texts[i] ?? []).map(([text]) => text), rows.id[i]].some((text) => text.toLowerCase().includes(words))) continue;
-      found.push(i);
+    let at = 0;
+    for (const { 0: character, index } of text.matchAll(hidden)) {
+      found.push(text.slice(at, index), make("mark", { class: "unseen", text: `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`, title: "a character that is not seen" }));
+      at = index + character.length;
     }
-    return found;
+    return [...found, text.slice(at)];
   };
+  const line = (css, text, empty) => make("span", { class: css }, ...(text ? visible(text) : [empty]));
 
-  const sorted = (found) => {
-    const sign = state.ascending ? 1 : -1;
-    return found.sort((a, b) => {
-      const [x, y] = [valueOf(state.sort, a), valueOf(state.sort, b)];
-      // Rows without a value stay last whichever way the column runs.
-      if (x === null || y === null) return (x === null) - (y === null) || rows.row[a] - rows.row[b];
-      const order = typeof x === "string" ? x.localeCompare(y) : x - y;
-      return sign * order || rows.row[a] - rows.row[b];
-    });
+  // Marks: kept with the run by the viewer, or saved as a file.
+  let unsaved = false;
+  const mark = async (row, change) => {
+    const now = { row, decision: null, note: "", dataset: data.dataset, ...marks.get(row), ...change };
+    if (now.decision || now.note) marks.set(row, now); else marks.delete(row);
+    if (data.live) await attempt(() => ask("decisions", { method: "PUT", body: JSON.stringify(now) }));
+    else unsaved = true;
+    byId("save").hidden = data.live || !marks.size;
+    drawParts();
+    for (const button of document.querySelectorAll(`[data-marks="${row}"]`)) button.setAttribute("aria-pressed", String(marks.get(row)?.decision === button.dataset.decision));
   };
+  const markButtons = (row) => ["keep", "drop"].map((decision) => make("button", {
+    type: "button", class: "chip", "data-marks": row, "data-decision": decision, text: decision, "aria-pressed": String(marks.get(row)?.decision === decision),
+    on: { click: () => mark(row, { decision: marks.get(row)?.decision === decision ? null : decision }) },
+  }));
+  byId("save").addEventListener("click", () => {
+    const lines = [...marks.values()].sort((a, b) => a.row - b.row).map((one) => `${JSON.stringify(one)}\n`);
+    const link = make("a", { download: "decisions.jsonl" });
+    link.href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    unsaved = false;
+  });
+  addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
 
-  const drawTable = () => {
-    const size = Number(byId("size").value);
-    const found = sorted(matches());
-    const last = Math.max(0, Math.ceil(found.length / size) - 1);
-    state.page = Math.min(state.page, last);
-    const columns = tableColumns();
-    const page = found.slice(state.page * size, (state.page + 1) * size);
-    drawHead(columns);
-    byId("table").tBodies[0].replaceChildren(...(page.length
-      ? page.flatMap((i) => drawRow(i, columns))
-      : [make("tr", {}, make("td", { class: "empty", colspan: columns.length, text: "No row matches. Loosen the search or a filter." }))]));
-    byId("found").textContent = `${whole.format(found.length)} of ${whole.format(count)} rows on this page match, sorted by ${state.sort}, ${state.ascending ? "ascending" : "descending"}.${cut && byId("search").value.trim() ? " Of long texts only the beginnings, which this page holds, are searched." : ""}`;
-    byId("where").textContent = `Page ${state.page + 1} of ${last + 1}`;
+  // The list.
+  const risk = (one) => {
+    if (!one.rank) return [make("span", { class: "status", text: one.status === "ok" ? "no score" : one.status.replaceAll("_", " ") })];
+    const share = shareOf(one);
+    const bar = make("i");
+    bar.style.width = `${Math.max(2, 100 - share)}%`;
+    const text = share > 50 ? "lower half" : `top ${share < 10 ? Number(share.toPrecision(1)) : Math.round(share)} %`;
+    return [make("span", { class: "track", "aria-hidden": "true" }, bar), make("span", { text, title: `rank ${whole.format(one.rank)} of ${whole.format(data.ranked)}` })];
+  };
+  let shown = [];
+  const drawRow = (one) => make("tr", { "data-row": one.row },
+    make("td", { class: "risk" }, ...risk(one), state.by !== data.ranking && state.by !== "row" && make("small", { text: number(valueOf(one, state.by), state.by) })),
+    make("td", { class: "text" }, make("button", { type: "button", class: "open", "data-row": one.row, on: { click: () => openRow(one.row) } },
+      ...(one.texts ? [line("ask", one.texts[0][0].slice(0, 160), "(no request)"), line("answer", one.texts[1][0].slice(0, 260), "(empty answer)")] : [make("span", { class: "ask", text: `row ${one.row}, id ${one.id}` })]))),
+    make("td", { class: "kind" }, ...one.traits.slice(0, 3).map((kind) => make("span", { class: "trait", text: kind }))),
+    make("td", { class: "marks" }, ...markButtons(one.row)));
+  let turn = 0;
+  const drawTable = async () => {
+    const own = (turn += 1);
+    const found = await attempt(source.find);
+    if (!found || own !== turn) return;
+    const last = Math.max(0, Math.ceil(found.total / state.size) - 1);
+    if (state.page > last) { state.page = last; drawTable(); return; }
+    shown = found.rows;
+    byId("table").tBodies[0].replaceChildren(...(shown.length ? shown.map(drawRow)
+      : [make("tr", {}, make("td", { class: "empty", colspan: 4, text: "No row matches. Loosen the search or a filter." }))]));
+    byId("found").textContent = `${whole.format(found.total)} rows`;
+    byId("where").textContent = `${state.page + 1} of ${whole.format(last + 1)}`;
     byId("previous").disabled = state.page === 0;
     byId("next").disabled = state.page === last;
-    byId("sort").value = state.sort;
-    byId("direction").textContent = state.ascending ? "↑ ascending" : "↓ descending";
   };
+  const change = (changes) => { Object.assign(state, changes, { page: 0 }); return drawTable(); };
 
-  function sortBy(column) {
-    state.ascending = state.sort === column ? !state.ascending : startsAscending(column);
-    state.sort = column;
-    state.page = 0;
-    drawTable();
-  }
+  // Which rows: parts with their numbers, groups as cards, ranking, search, lengths.
+  const PARTS = { all: "all", cut: "would go", unscored: "not scored", hidden: "hidden characters", shares: "coloured", decided: "my marks" };
+  const drawParts = () => {
+    const counts = data.live ? { ...data.counts, cut: step?.rows ?? 0, decided: marks.size } : local.counts();
+    byId("parts").replaceChildren(...Object.entries(PARTS).filter(([part]) => counts[part] || part === "decided").map(([part, text]) => make("button", {
+      type: "button", class: "chip", "aria-pressed": String(state.part === part), "data-part": part, text: `${text} ${whole.format(counts[part])}`,
+      on: { click: () => { state.part = part; drawParts(); change({}); } },
+    })));
+  };
+  byId("groups").append(...data.kinds.map((kind) => {
+    const bar = make("i");
+    bar.style.width = `${Math.round(100 * Math.min(1, kind.riskiest ?? 0))}%`;
+    const usual = make("b");
+    usual.style.left = `${Math.round(100 * Math.min(1, kind.expected ?? 0))}%`;
+    const about = kind.riskiest === undefined ? kind.name : `${percent(kind.riskiest)} of the riskiest, ${percent(kind.expected)} expected at equal lengths`;
+    return make("button", { type: "button", class: kind.over ? "card over" : "card", title: about, "data-kind": kind.name, "aria-pressed": "false", on: { click: ({ currentTarget }) => {
+      const on = !state.kinds.includes(kind.name);
+      currentTarget.setAttribute("aria-pressed", String(on));
+      change({ kinds: on ? [...state.kinds, kind.name] : state.kinds.filter((one) => one !== kind.name) });
+    } } }, make("span", { text: kind.name }), kind.riskiest !== undefined && make("span", { class: "track", "aria-hidden": "true" }, bar, usual));
+  }));
+  const plain = (name) => name.replaceAll("_", " ");
+  byId("by").append(...[...(data.ranking ? [data.ranking] : []), ...names.filter((name) => name !== data.ranking), "row"].map((name) => make("option", {
+    value: name, text: name === data.ranking ? "risk" : name === "row" ? "place in the file" : plain(name) })));
+  byId("by").addEventListener("change", ({ target }) => change({ by: target.value }));
+  let waiting = 0;
+  byId("search").addEventListener("input", ({ target }) => { clearTimeout(waiting); waiting = setTimeout(() => change({ words: target.value.trim() }), data.live ? 200 : 0); });
+  byId("shortest").addEventListener("change", ({ target }) => change({ shortest: Math.max(0, Math.trunc(Number(target.value))) }));
+  byId("longest").addEventListener("change", ({ target }) => change({ longest: target.value === "" ? null : Math.max(0, Math.trunc(Number(target.value))) }));
+  byId("reverse").addEventListener("change", ({ target }) => change({ reverse: target.checked }));
+  const page = (by) => { state.page += by; drawTable(); byId("rows").scrollIntoView(); };
+  byId("previous").addEventListener("click", () => page(-1));
+  byId("next").addEventListener("click", () => page(1));
 
-  // Controls.
-  const refilter = () => { state.page = 0; drawTable(); };
-  byId("status").append(...[...new Set(rows.status)].map((status) => make("option", { value: status, text: status })));
-  byId("traits").append(...[...data.traits, ...(data.shares ? ["token shares"] : [])].map((trait) => make("button", {
-    type: "button", class: "chip", "aria-pressed": "false", "data-trait": trait, text: trait,
-    on: { click: ({ currentTarget }) => { currentTarget.setAttribute("aria-pressed", String(currentTarget.getAttribute("aria-pressed") !== "true")); refilter(); } },
-  })));
-  byId("sort").append(...["rank", "row", "status", ...Object.keys(data.columns), "traits", "text"].map((name) => make("option", { value: name, text: name })));
-  byId("filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("search").addEventListener("input", refilter);
-  for (const id of ["status", "group", "size"]) byId(id)?.addEventListener("change", refilter);
-  byId("sort").addEventListener("change", ({ target }) => sortBy(target.value));
-  byId("direction").addEventListener("click", () => { state.ascending = !state.ascending; refilter(); });
-  const turn = (step) => { state.page += step; drawTable(); byId("rows-title").scrollIntoView(); };
-  byId("previous").addEventListener("click", () => turn(-1));
-  byId("next").addEventListener("click", () => turn(1));
-  byId("score")?.addEventListener("change", ({ target }) => {
-    state.chosen = target.value;
-    drawScore(state.chosen);
-    drawTable();
+  // What to do: how much to leave out, what that takes away, and commands.
+  let step = null;
+  const drawStep = () => {
+    step = data.steps[Number(byId("leave")?.value ?? 0)] ?? null;
+    state.cut = step?.rows ?? 0;
+    for (const code of document.querySelectorAll("[data-command]")) {
+      // an option's name is not broken
+      const words = code.dataset.command.replace("{share}", step?.share ?? 5).split(" ");
+      code.replaceChildren(...words.flatMap((word, at) => [at ? " " : "", word.startsWith("-") ? make("span", { text: word }) : word]));
+    }
+    if (!step) return;
+    byId("share").textContent = `${step.share}\u00a0%`;
+    const most = Object.entries(step.traits).sort((a, b) => b[1] - a[1]).slice(0, 1).map(([kind, n]) => `${whole.format(n)} ${kind}`);
+    byId("lost").textContent = `${whole.format(step.rows)} rows and ${percent(step.tokenShare)} of the trained tokens would go${most.length ? `, among them ${most[0]}` : ""}.`;
+    const { counts, edges } = data.bins;
+    const highest = Math.max(...counts);
+    const lower = riskier(data.ranking) === "lower";
+    byId("histogram").replaceChildren(...counts.map((n, i) => {
+      const goes = lower ? edges[i] <= step.cut : edges[i + 1] >= step.cut;
+      const bar = make("i", { class: goes ? "goes" : null });
+      bar.style.height = `${Math.max(n ? 3 : 0, (100 * n) / highest)}%`;
+      return bar;
+    }));
+    drawParts();
+    if (state.part === "cut") drawTable();
+  };
+  byId("leave")?.addEventListener("input", drawStep);
+  for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", async () => {
+    const code = button.previousElementSibling;
+    try { await navigator.clipboard.writeText(code.textContent); } catch { getSelection().selectAllChildren(code); document.execCommand("copy"); }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
 
-  if (!data.ranking) state.sort = "row";
-  drawTable();
-  if (state.chosen) drawScore(state.chosen);
+  // One row beside the list: why it stands where it does, its whole text, every number.
+  const pane = byId("pane");
+  let opened = null;
+  const clipped = (name, [text, length], shares) => [
+    make("h3", { text: size(text) < length ? `${name}, the first ${whole.format(size(text))} of ${whole.format(length)} characters` : name }),
+    (text && shares?.body(name, text, visible)) || make("div", { class: "body", "data-part": name.toLowerCase() }, ...(text ? visible(text) : ["(empty)"])),
+  ];
+  const why = ({ why: found, rank, status }) => {
+    if (!found) return [make("p", { text: rank ? "" : `Not scored: ${status.replaceAll("_", " ")}.` })];
+    const side = (value, name) => value !== null && make("li", { text: `Nearer to the ${name} examples than ${value} % of the rows.` });
+    return [make("ul", { class: "why" }, side(found.harmful, "complying"), side(found.safe, "refusing"),
+      found.anchor && make("li", { text: `Nearest request that was complied with: “${found.anchor}”` }))];
+  };
+  const openRow = async (row) => {
+    const one = await attempt(() => source.row(row));
+    if (!one) { if (!data.live) byId("found").textContent = `Row ${row} is not in this file: ripcurrent view shows it.`; return; }
+    opened = row;
+    history.replaceState(null, "", `#row=${row}`);
+    const shares = one.shares ? window.tokenShares(one.shares, `row-${row}`, { make, number, data }) : null;
+    const texts = one.texts ? [...clipped("Prompt", one.texts[0], shares), ...clipped("Response", one.texts[1], shares)] : [make("p", { class: "sub", text: "The text of this row is not available." })];
+    const [controls, sums] = shares?.panels() ?? [];
+    const facts = make("dl", { class: "numbers" }, ...names.flatMap((name) => [make("dt", { text: name, title: data.columns[name].meaning }), make("dd", { text: number(valueOf(one, name), name) })]),
+      make("dt", { text: "truncated" }), make("dd", { text: one.truncated ? "yes" : "no" }), make("dt", { text: "id" }), make("dd", { class: "id", text: one.id }));
+    const note = make("input", { type: "text", placeholder: "note", "aria-label": "Note", maxlength: 2000, value: marks.get(row)?.note ?? "", on: { change: ({ target }) => mark(row, { note: target.value }) } });
+    pane.replaceChildren(
+      make("div", { class: "bar" }, make("h2", { text: `Row ${row}` }), ...risk(one), ...markButtons(row), note,
+        ...[["k", "Previous row (k)", -1, "↑"], ["j", "Next row (j)", 1, "↓"]].map(([, label, by, text]) => make("button", { type: "button", class: "quiet", "aria-label": label, text, on: { click: () => walk(by) } })),
+        make("button", { type: "button", class: "quiet close", "aria-label": "Close (Esc)", text: "✕", on: { click: closeRow } })),
+      ...why(one), controls ?? "", ...texts, ...(sums ?? []),
+      make("details", {}, make("summary", { text: "Every number" }), facts));
+    pane.hidden = false;
+    pane.scrollTop = 0;
+    pane.focus({ preventScroll: true });
+    for (const line of document.querySelectorAll("#table tr[data-row]")) line.classList.toggle("at", Number(line.dataset.row) === row);
+  };
+  const closeRow = () => {
+    pane.hidden = true;
+    history.replaceState(null, "", location.pathname + location.search);
+    document.querySelector(`button.open[data-row="${opened}"]`)?.focus();
+    opened = null;
+  };
+  const walk = (by) => {
+    const next = shown[shown.findIndex((one) => one.row === opened) + by];
+    if (next) openRow(next.row);
+  };
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape" && opened !== null) { closeRow(); return; }
+    if (event.target.closest("input, select, textarea")) return;
+    if (event.key === "/") { event.preventDefault(); byId("search").focus(); }
+    if (event.key === "j" || event.key === "k") { if (opened === null) { if (shown.length) openRow(shown[0].row); } else walk(event.key === "j" ? 1 : -1); }
+  });
+
+  byId("score")?.addEventListener("change", ({ target }) => drawScore(target.value));
+  byId("more").addEventListener("toggle", () => { if (byId("more").open && byId("score")) drawScore(byId("score").value); });
+  (async () => {
+    if (data.live) for (const one of (await attempt(() => ask("decisions")))?.decisions ?? []) marks.set(one.row, one);
+    drawStep();
+    drawParts();
+    await drawTable();
+    const row = /^#row=(\d+)$/.exec(location.hash);
+    if (row) openRow(Number(row[1]));
+  })();
 })();

@@ -1,6 +1,7 @@
 """A scan's page: everything that it says, measured and gathered."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -10,86 +11,148 @@ from ripcurrent.report import without_plots
 from ripcurrent.report._page import Data, render_page
 from ripcurrent.report._rows import (
     ScoreSummary,
-    ShownRows,
     choose_shown_rows,
+    histogram,
     read_page_shares,
     read_row_texts,
     summarise_score,
 )
-from ripcurrent.scan import COLUMNS, TRAIT_COLUMNS, Column, ScanRun, weakly_separated
+from ripcurrent.report._table import HIDDEN, RowTable, short
+from ripcurrent.scan import REQUESTS, ScanAnswer, ScanRun, scan_answer, weakly_separated
+from ripcurrent.select import number_of_rows
 
-DIGITS = 7
-"""Of numbers in the page: as many as a score has, so that a cut parts the rows that it should."""
+LEFT_OUT = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 40, 50)
+"""Shares of the ranking, in percent, that the page offers to leave out."""
+MUCH = 0.3
+"""A rank correlation with length from which the page warns."""
 
 
-def render_scan_page(run: ScanRun) -> str:
-    """The whole page of a scan as text."""
-    columns = [column for column in COLUMNS if column.name in run.ranking_columns]
-    traits = {
-        c: c.removeprefix("is_").removeprefix("has_").replace("_", " ") for c in TRAIT_COLUMNS if c in run.columns
-    }
-    summaries = _summaries(run, columns, traits)
-    ranking = _ranking(run, summaries)
-    ranked = run.ranked(ranking) if ranking else np.zeros(0, dtype=np.int64)
-    shown = choose_shown_rows(ranked, run.scored)
-    texts, text_note = read_row_texts(run, shown.indices)
-    rows = _row_data(run, shown, [column.name for column in columns], traits)
-    shares = read_page_shares(run, shown.indices, rows["values"].get("gradient_norm", []), texts)
+def scan_table(run: ScanRun) -> RowTable:
+    """The rows of a scan, ranked by its default column, or where that was not measured by another."""
+    measured = [name for name in run.ranking_columns if np.isfinite(run.floats(name)[run.scored]).any()]
+    if run.default_ranking in measured:
+        return RowTable(run, run.default_ranking)
+    directions = {name: run.risk_direction(name) for name in measured}
+    higher = [name for name, direction in directions.items() if direction == "higher"]
+    lower = [name for name, direction in directions.items() if direction == "lower"]
+    return RowTable(run, next(iter(higher + lower), None))
+
+
+def render_scan_page(run: ScanRun, live: bool = False) -> str:
+    """The whole page of a scan as text; the rows of a ``live`` one come from the viewer, and their texts with them."""
+    table = scan_table(run)
+    summaries = _summaries(table)
+    shown = choose_shown_rows(table.ranked, run.scored)
+    texts, text_note = ({}, "") if live else read_row_texts(run, shown.indices)
+    norms = run.take(shown.indices, ["gradient_norm"])["gradient_norm"].to_pylist() if not live else []
+    shares = None if live else read_page_shares(run, shown.indices, norms, texts)
+    steps = _steps(table)
+    answer = scan_answer(run) if table.ranking == run.default_ranking else None
     data: Data = {
-        "ranking": ranking,
+        **{"live": live, "ranking": table.ranking, "total": run.rows, "ranked": len(table.ranked)},
+        **{"dataset": run.manifest.dataset.sha256, "hidden": HIDDEN, "steps": steps},
         "scores": [summary.name for summary in summaries],
         "columns": {
             c.name: {"direction": run.risk_direction(c.name), "meaning": c.meaning, "whole": c.kind == "int"}
-            for c in columns
+            for c in table.columns
         },
-        "traits": list(traits.values()),
-        "charts": _chart_data(run, summaries, list(traits.values())),
-        "rows": {**rows, "texts": [texts.get(index) for index in shown.indices.tolist()]},
-        "shares": shares,
+        "kinds": _kinds(table, answer),
+        "counts": {"all": run.rows, "unscored": run.rows - int(run.scored.sum())},
+        "charts": _chart_data(run, summaries, list(table.traits.values())),
+        "rows": table.records(shown.indices, texts, shares),
+        "safeSets": None if run.manifest.tokens is None else run.manifest.tokens["safe_sets"],
     }
+    if live and shown.indices.size:
+        data["counts"]["hidden"] = int(table.texts.flags("hidden").sum())
+    if table.ranking:
+        data["bins"] = histogram(run.scores(table.ranking)[table.ranked])
     forecast = read_forecast(run)
     page = {
         "run": run,
-        "ranking": ranking,
-        "ranked": len(ranked),
+        "answer": answer,
+        "much": MUCH,
+        "ranking": table.ranking,
+        "ranked": len(table.ranked),
         "truncated": int((run.flags("truncated") & run.scored).sum()),
         "weak_anchors": list(weakly_separated(run.manifest.anchors.separation)),
         "forecast": [] if forecast is None else forecast.lines(),
+        "forecasts": [one for one in forecast.sets if one.forecast] if forecast else [],
+        "commands": _commands(run, live),
+        "steps": steps,
         "summaries": summaries,
-        "columns": columns,
+        "columns": table.columns,
         "shown": shown,
+        "live": live,
         "text_note": text_note,
         "with_shares": 0 if shares is None else sum(row is not None for row in shares["rows"]),
         "provenance": run.manifest.model_dump(mode="json", exclude={"anchors": {"order", "measurements"}}),
     }
     styles, scripts = ["_base.css", "_scan.css"], ["_common.js", "_tokens.js", "_scan.js"]
-    return render_page("_scan.html.j2", page, data, styles=styles, scripts=scripts)
+    return render_page("_scan.html.j2", page, data, styles=styles, scripts=scripts, connect=live)
 
 
-def _summaries(run: ScanRun, columns: Iterable[Column], traits: Mapping[str, str]) -> list[ScoreSummary]:
-    flags = {name: run.flags(column) for column, name in traits.items()}
+def _summaries(table: RowTable) -> list[ScoreSummary]:
+    run = table.run
+    flags = {name: run.flags(column) for column, name in table.traits.items()}
     lengths = run.floats("response_tokens")
     summaries = []
-    for name in (column.name for column in columns):
+    for name in (column.name for column in table.columns):
         direction = run.risk_direction(name)
         if direction != "none" and np.isfinite(run.floats(name)[run.scored]).any():
             summaries.append(summarise_score(name, direction, run.scores(name), run.ranked(name), lengths, flags))
     return summaries
 
 
-def _ranking(run: ScanRun, summaries: Sequence[ScoreSummary]) -> str | None:
-    measured = [summary.name for summary in summaries]
-    if run.default_ranking in measured:
-        return run.default_ranking
-    higher = [summary.name for summary in summaries if summary.direction == "higher"]
-    return next(iter(higher + measured), None)
+def _steps(table: RowTable) -> list[Data]:
+    """What leaving out the riskiest rows takes away, by share: rows, trained tokens, rows of each trait."""
+    if not len(table.ranked):
+        return []
+    run, ranked = table.run, table.ranked
+    tokens = run.floats("response_tokens")[ranked].cumsum()
+    traits = {name: run.flags(column)[ranked].cumsum() for column, name in table.traits.items()}
+    steps = {share: number_of_rows(f"{share}%", len(ranked)) for share in LEFT_OUT}
+    scores = run.scores(table.ranking or "")[ranked]
+    return [
+        {
+            **{"share": share, "rows": rows, "tokens": int(tokens[rows - 1]), "cut": float(scores[rows - 1])},
+            **{"tokenShare": float(tokens[rows - 1] / max(tokens[-1], 1))},
+            "traits": {name: int(counts[rows - 1]) for name, counts in traits.items() if counts[rows - 1]},
+        }
+        for share, rows in steps.items()
+    ]
+
+
+def _kinds(table: RowTable, answer: ScanAnswer | None) -> list[Data]:
+    """Kinds of rows that a reader can filter by: first those that the riskiest hold more of than rows as long do."""
+    groups = {one.name: one for one in (answer.groups if answer else ())}
+    others = [name for column, name in table.traits.items() if name not in groups and table.run.flags(column).any()]
+    kinds: list[Data] = []
+    for name in (*groups, *others):
+        kind: Data = {"name": name}
+        if (one := groups.get(name)) is not None:
+            kind |= {"riskiest": one.riskiest, "expected": one.equal_lengths, "over": one.over}
+        if name in REQUESTS:
+            kind["pattern"] = REQUESTS[name].replace(r"\A", "^")
+        kinds.append(kind)
+    return kinds
+
+
+def _commands(run: ScanRun, live: bool) -> dict[str, str]:
+    """What to do next, each with this run's own paths; ``{share}`` is what the reader chooses."""
+    folder, data = shlex.quote(str(run.folder)), shlex.quote(run.manifest.dataset.path)
+    model, out = shlex.quote(run.options.model), shlex.quote(f"{run.folder}-check")
+    found = {
+        "Write the data without these rows": f"ripcurrent select {folder} --top {{share}}% --drop",
+        "Measure what training on all rows does": f"ripcurrent check {data} --model {model} --recipe lora --out {out}",
+    }
+    return found if live else found | {"See every row": f"ripcurrent view {folder}"}
 
 
 def _chart_data(run: ScanRun, summaries: Sequence[ScoreSummary], traits: Sequence[str]) -> Data:
     lengths = run.floats("response_tokens")[run.scored]
     lengths = lengths[lengths >= 1]
     shortest, longest = (float(lengths.min()), float(lengths.max())) if len(lengths) else (1.0, 1.0)
-    charts: Data = {summary.name: {**asdict(summary), "cuts": _short(summary.cuts)} for summary in summaries}
+    charts: Data = {summary.name: {**asdict(summary), "cuts": short(summary.cuts)} for summary in summaries}
     if not without_plots():
         from ripcurrent.report._charts import distribution_spec, formats_spec, length_spec
 
@@ -100,25 +163,3 @@ def _chart_data(run: ScanRun, summaries: Sequence[ScoreSummary], traits: Sequenc
                 "formats": formats_spec(summary, traits),
             }
     return charts
-
-
-def _row_data(run: ScanRun, shown: ShownRows, measures: Sequence[str], traits: Mapping[str, str]) -> Data:
-    taken = run.take(shown.indices, ["id", "status", "truncated", *measures, *traits]).to_pydict()
-    return {
-        "row": shown.indices.tolist(),
-        "id": taken["id"],
-        "status": taken["status"],
-        "truncated": taken["truncated"],
-        "rank": shown.ranks,
-        "group": shown.groups,
-        "traits": [[name for column, name in traits.items() if taken[column][i]] for i in range(len(shown.ranks))],
-        "values": {name: _short(taken[name]) for name in measures},
-    }
-
-
-def _short(values: Iterable[float | None]) -> list[float | None]:
-    """Numbers for JSON: whole numbers as they are, others rounded, NaN and null as None."""
-    return [
-        value if isinstance(value, int) else None if value is None or value != value else float(f"{value:.{DIGITS}g}")
-        for value in values
-    ]

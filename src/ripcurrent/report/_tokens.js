@@ -7,7 +7,7 @@ window.tokenShares = (() => {
   const open = new Set();
 
   return (row, id, { make, number, data }) => {
-    const sets = data.shares.safe_sets;
+    const sets = data.safeSets;
     const measures = {
       gradient_bidirectional: { label: sets === 1 ? "harmful − safe" : `harmful − ${sets} × safe`, of: (t) => t.harmful - sets * t.safe, sign: 1 },
       gradient_balanced: { label: "harmful − safe", of: (t) => t.harmful - t.safe, sign: 1 },
@@ -79,7 +79,7 @@ window.tokenShares = (() => {
       const last = body.tokens.length - 1;
       const at = cursor.body === body ? cursor.at : -1;
       const next = { ArrowRight: at + 1, ArrowLeft: Math.max(0, at - 1), Home: 0, End: last }[event.key];
-      if (event.key === "Escape") point(null, -1);
+      if (event.key === "Escape" && at >= 0) { point(null, -1); event.stopPropagation(); }
       if (next === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
       point(body, Math.min(next, last), true);
@@ -87,7 +87,7 @@ window.tokenShares = (() => {
 
     return {
       // The text as it is, a span to a token; offsets count characters, not UTF-16 units.
-      body: (name, text) => {
+      body: (name, text, visible) => {
         const packed = row[name.toLowerCase()];
         if (!packed) return null;
         const characters = Array.from(text);
@@ -101,15 +101,16 @@ window.tokenShares = (() => {
         for (let place = 0; place < packed.length; place += 3) {
           const [length, harmful, safe] = packed.slice(place, place + 3);
           const text = characters.slice(at, (at += length)).join("");
-          if (harmful === 0 && safe === 0) { body.element.append(text); continue; }
-          const token = { harmful: harmful * row.unit, safe: safe * row.unit, text, element: make("span", { text }) };
+          if (harmful === 0 && safe === 0) { body.element.append(...visible(text)); continue; }
+          const token = { harmful: harmful * row.unit, safe: safe * row.unit, text, element: make("span", {}, ...visible(text)) };
           token.element.dataset.token = body.tokens.length;
           body.tokens.push(token);
           body.element.append(token.element);
         }
-        body.element.append(characters.slice(at).join(""));
+        body.element.append(...visible(characters.slice(at).join("")));
         body.element.addEventListener("mouseover", ({ target }) => {
-          if (target.dataset.token !== undefined) point(body, Number(target.dataset.token), false);
+          const at = target.closest("[data-token]")?.dataset.token;
+          if (at !== undefined) point(body, Number(at), false);
         });
         bodies.push(body);
         return body.element;
