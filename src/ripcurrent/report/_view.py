@@ -21,7 +21,7 @@ from ripcurrent.report._scan_page import render_scan_page, scan_table
 from ripcurrent.report._table import AllTexts, RowQuery
 from ripcurrent.runs import Manifest
 from ripcurrent.scan import ScanRun
-from ripcurrent.select import DECISIONS, Decision, read_decisions, write_decisions
+from ripcurrent.select import DECISIONS, Decision, read_decisions, require_own, write_decisions
 
 try:
     import uvicorn
@@ -46,6 +46,11 @@ class SeenRun:
     kind: str
     dataset: str
     finished: str
+
+    @property
+    def revealed(self) -> bool:
+        """Whether there is a page with answers."""
+        return (self.folder / REVEALED).is_file()
 
 
 class OpenScan:
@@ -75,6 +80,7 @@ class OpenScan:
         return {"total": total, "rows": self.table.records(rows, self.table.texts.heads(rows))}
 
     def decide(self, decision: Decision) -> None:
+        require_own(self.run, decision, "The page")
         with self._lock:
             if decision.decision is None and not decision.note:
                 self.decisions.pop(decision.row, None)
@@ -135,8 +141,15 @@ def make_app(folder: Path, token: str, scans: Callable[[Path], OpenScan]) -> Sta
             return PlainTextResponse(f"There is no such run in {folder}.", 404)
         if seen.kind == "scan":
             return HTMLResponse(scans(seen.folder).page)
-        revealed = seen.folder / REVEALED
-        return HTMLResponse((revealed if revealed.is_file() else seen.folder / REPORT).read_text(encoding="utf-8"))
+        return HTMLResponse((seen.folder / REPORT).read_text(encoding="utf-8"))
+
+    def revealed(request: Request) -> Response:
+        seen = find_runs(folder).get(request.path_params["name"])
+        if seen is None or not seen.revealed:
+            return PlainTextResponse(
+                "This run has no page with answers: `ripcurrent report RUN --reveal` makes it.", 404
+            )
+        return HTMLResponse((seen.folder / REVEALED).read_text(encoding="utf-8"))
 
     def rows(request: Request) -> Response:
         return _json(scan_of(request).find(RowQuery.model_validate_json(request.query_params.get("q", "{}"))))
@@ -158,6 +171,7 @@ def make_app(folder: Path, token: str, scans: Callable[[Path], OpenScan]) -> Sta
     inside = [
         Route("/", start),
         Route("/{name}/", page),
+        Route("/{name}/revealed", revealed),
         Route("/{name}/rows", rows),
         Route("/{name}/rows/{row:int}", row),
         Route("/{name}/decisions", decisions),

@@ -5,6 +5,7 @@ from ._controls import match_loss as match_loss
 from ._decisions import DECISIONS as DECISIONS
 from ._decisions import Decision as Decision
 from ._decisions import read_decisions as read_decisions
+from ._decisions import require_own as require_own
 from ._decisions import write_decisions as write_decisions
 from ._options import SelectOptions as SelectOptions
 from ._rules import between as between

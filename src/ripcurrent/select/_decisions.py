@@ -43,12 +43,17 @@ def read_decisions(run: ScanRun, path: Path) -> dict[int, Decision]:
         first = str(error).splitlines()[0]
         raise RipcurrentError(f"{path} holds a line that is no decision: {first}.", "Save it again.") from None
     for one in found:
-        if one.dataset != run.manifest.dataset.sha256 or one.row >= run.rows:
-            raise RipcurrentError(
-                f"{path} has decisions about another data set than {run.manifest.dataset.name}.",
-                "Name the decisions of this run, or the run that they were saved from.",
-            )
+        require_own(run, one, str(path))
     return {one.row: one for one in found}
+
+
+def require_own(run: ScanRun, decision: Decision, source: str) -> None:
+    """Refuse a decision about a row of another data set than the run's."""
+    if decision.dataset != run.manifest.dataset.sha256 or decision.row >= run.rows:
+        raise RipcurrentError(
+            f"{source} has decisions about another data set than {run.manifest.dataset.name}.",
+            "Name the decisions of this run, or the run that they were saved from.",
+        )
 
 
 def write_decisions(path: Path, decisions: Mapping[int, Decision]) -> None:
