@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
@@ -139,11 +140,16 @@ def _kinds(table: RowTable, answer: ScanAnswer | None) -> list[Data]:
 
 def _commands(run: ScanRun, live: bool) -> dict[str, str]:
     """What to do next, each with this run's own paths; ``{share}`` is what the reader chooses."""
-    folder, data = shlex.quote(str(run.folder)), shlex.quote(run.manifest.dataset.path)
+    data = Path(run.manifest.dataset.path)
+    if not run.folder.is_absolute() and data.is_relative_to(Path.cwd()):
+        # as the run's own path, from where the reader is
+        data = data.relative_to(Path.cwd())
+    folder, dataset = shlex.quote(str(run.folder)), shlex.quote(str(data))
     model, out = shlex.quote(run.options.model), shlex.quote(f"{run.folder}-check")
+    options = f"--model {model} --recipe lora --out {out}"
     found = {
         "Write the data without these rows": f"ripcurrent select {folder} --top {{share}}% --drop",
-        "Measure what training on all rows does": f"ripcurrent check {data} --model {model} --recipe lora --out {out}",
+        "Measure what training on all rows does": f"ripcurrent check {dataset} {options}",
     }
     return found if live else found | {"See every row": f"ripcurrent view {folder}"}
 

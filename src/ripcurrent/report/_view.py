@@ -136,20 +136,12 @@ def make_app(folder: Path, token: str, scans: Callable[[Path], OpenScan]) -> Sta
         return HTMLResponse(text)
 
     def page(request: Request) -> Response:
-        seen = find_runs(folder).get(request.path_params["name"])
-        if seen is None:
-            return PlainTextResponse(f"There is no such run in {folder}.", 404)
+        seen, answers = find_runs(folder).get(request.path_params["name"]), request.url.path.endswith("/revealed")
+        if seen is None or (answers and not seen.revealed):
+            return PlainTextResponse(f"There is no such page in {folder}.", 404)
         if seen.kind == "scan":
             return HTMLResponse(scans(seen.folder).page)
-        return HTMLResponse((seen.folder / REPORT).read_text(encoding="utf-8"))
-
-    def revealed(request: Request) -> Response:
-        seen = find_runs(folder).get(request.path_params["name"])
-        if seen is None or not seen.revealed:
-            return PlainTextResponse(
-                "This run has no page with answers: `ripcurrent report RUN --reveal` makes it.", 404
-            )
-        return HTMLResponse((seen.folder / REVEALED).read_text(encoding="utf-8"))
+        return HTMLResponse((seen.folder / (REVEALED if answers else REPORT)).read_text(encoding="utf-8"))
 
     def rows(request: Request) -> Response:
         return _json(scan_of(request).find(RowQuery.model_validate_json(request.query_params.get("q", "{}"))))
@@ -171,7 +163,7 @@ def make_app(folder: Path, token: str, scans: Callable[[Path], OpenScan]) -> Sta
     inside = [
         Route("/", start),
         Route("/{name}/", page),
-        Route("/{name}/revealed", revealed),
+        Route("/{name}/revealed", page),
         Route("/{name}/rows", rows),
         Route("/{name}/rows/{row:int}", row),
         Route("/{name}/decisions", decisions),
