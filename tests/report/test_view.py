@@ -50,10 +50,10 @@ def test_only_who_has_the_address_is_answered(runs, serve):
 
 def test_a_query_that_is_none_and_a_run_that_is_gone_are_said(runs, serve):
     address = serve(runs)
-    status, said = fetch(f"{address}scan-first/rows?q={{%22size%22:9999}}")
-    assert (status, "size" in said) == (400, True)
-    status, said = fetch(f"{address}gone/rows")
-    assert (status, "There is no run gone" in said) == (400, True)
+    said_of = {"gone/rows": "There is no run gone", "scan-first/rows/99": "Row 99 is not in these"}
+    for path, message in {**said_of, "scan-first/rows?q={%22size%22:9999}": "size"}.items():
+        status, said = fetch(f"{address}{path}")
+        assert (status, message in said) == (400, True)
 
 
 def test_bad_input_is_one_clear_line(tmp_path, capsys):

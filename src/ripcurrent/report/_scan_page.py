@@ -50,7 +50,7 @@ def render_scan_page(run: ScanRun, live: bool = False) -> str:
     steps = _steps(table)
     answer = scan_answer(run) if table.ranking == run.default_ranking else None
     data: Data = {
-        **{"live": live, "ranking": table.ranking, "total": run.rows, "ranked": len(table.ranked)},
+        **{"live": live, "ranking": table.ranking, "ranked": len(table.ranked)},
         **{"dataset": run.manifest.dataset.sha256, "hidden": HIDDEN, "steps": steps},
         "scores": [summary.name for summary in summaries],
         "columns": {
@@ -73,7 +73,6 @@ def render_scan_page(run: ScanRun, live: bool = False) -> str:
         "answer": answer,
         "much": MUCH,
         "ranking": table.ranking,
-        "ranked": len(table.ranked),
         "truncated": int((run.flags("truncated") & run.scored).sum()),
         "weak_anchors": list(weakly_separated(run.manifest.anchors.separation)),
         "forecast": [] if forecast is None else forecast.lines(),
@@ -115,7 +114,7 @@ def _steps(table: RowTable) -> list[Data]:
     scores = run.scores(table.ranking or "")[ranked]
     return [
         {
-            **{"share": share, "rows": rows, "tokens": int(tokens[rows - 1]), "cut": float(scores[rows - 1])},
+            **{"share": share, "rows": rows, "cut": float(scores[rows - 1])},
             **{"tokenShare": float(tokens[rows - 1] / max(tokens[-1], 1))},
             "traits": {name: int(counts[rows - 1]) for name, counts in traits.items() if counts[rows - 1]},
         }

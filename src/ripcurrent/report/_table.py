@@ -99,6 +99,8 @@ class RowTable:
 
     def detail(self, row: int) -> Data:
         """One row with its whole text and its token shares."""
+        # refused here where the scan has no such row
+        self.run.ids([row])
         texts = self.texts.whole(row)
         norms = self.run.floats("gradient_norm")[row : row + 1].tolist() if "gradient_norm" in self.run.columns else []
         at = np.array([row])
